@@ -1,0 +1,154 @@
+//! The CPU backend's memory: typed vectors and the pool they return to.
+//! What lives here: buffers, their reuse, strided iteration. The operations are in `ops/*/cpu.rs`.
+
+pub(crate) mod math;
+mod strided;
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, OnceLock};
+
+use half::{bf16, f16};
+
+use crate::counters::CounterCells;
+use crate::dtype::{DType, Element};
+
+pub(crate) use strided::{RowWalk, gather_strided};
+
+/// Work below this many elements is done by one thread: handing it to the pool costs more than it saves.
+pub(crate) const PARALLEL_THRESHOLD: usize = 1 << 14;
+
+/// Elements one parallel task handles at least. Fixed, never derived from the number of threads, so that
+/// results do not depend on how many threads there are.
+pub(crate) const CHUNK: usize = 1 << 13;
+
+/// A typed vector of elements.
+#[derive(Debug, Clone)]
+pub enum CpuBuffer {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+    U32(Vec<u32>),
+    I32(Vec<i32>),
+}
+
+impl CpuBuffer {
+    pub fn dtype(&self) -> DType {
+        match self {
+            CpuBuffer::F32(_) => DType::F32,
+            CpuBuffer::F16(_) => DType::F16,
+            CpuBuffer::Bf16(_) => DType::Bf16,
+            CpuBuffer::U32(_) => DType::U32,
+            CpuBuffer::I32(_) => DType::I32,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            CpuBuffer::F32(values) => values.len(),
+            CpuBuffer::F16(values) => values.len(),
+            CpuBuffer::Bf16(values) => values.len(),
+            CpuBuffer::U32(values) => values.len(),
+            CpuBuffer::I32(values) => values.len(),
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        (self.len() * self.dtype().bytes()) as u64
+    }
+}
+
+/// Pooled vectors and counters of the one CPU device of the process.
+#[derive(Debug, Default)]
+pub(crate) struct Cpu {
+    free: Mutex<HashMap<(DType, usize), Vec<CpuBuffer>>>,
+    pub counters: CounterCells,
+}
+
+/// Vectors smaller than this go back to the allocator, which is as fast as a pool for them.
+const POOLED_FROM_BYTES: u64 = 4096;
+
+/// The pool never holds more than this beside what live tensors use; beyond it vectors are freed.
+const POOL_LIMIT_BYTES: u64 = 4 << 30;
+
+/// The CPU device of this process.
+pub(crate) fn cpu() -> &'static Cpu {
+    static CPU: OnceLock<Cpu> = OnceLock::new();
+    CPU.get_or_init(Cpu::default)
+}
+
+impl Cpu {
+    /// A vector of `len` elements with unspecified (but initialised) contents: write every element before reading.
+    pub fn scratch<T: Element>(&self, len: usize) -> Vec<T> {
+        let bytes = (len * size_of::<T>()) as u64;
+        if bytes >= POOLED_FROM_BYTES {
+            // A poisoned lock only means another thread panicked between two whole operations on the map.
+            let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if let Some(buffer) = free.get_mut(&(T::DTYPE, len)).and_then(Vec::pop) {
+                self.counters.pooled_bytes.fetch_sub(bytes, Relaxed);
+                if let Some(values) = T::unwrap(buffer) {
+                    return values;
+                }
+            }
+        }
+        self.counters.buffers_created.fetch_add(1, Relaxed);
+        vec![T::zeroed(); len]
+    }
+
+    /// Takes back a vector that no tensor uses any more.
+    pub fn recycle(&self, buffer: CpuBuffer) {
+        let bytes = buffer.bytes();
+        if bytes < POOLED_FROM_BYTES || self.counters.pooled_bytes.load(Relaxed) + bytes > POOL_LIMIT_BYTES {
+            return;
+        }
+        self.counters.pooled_bytes.fetch_add(bytes, Relaxed);
+        let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        free.entry((buffer.dtype(), buffer.len())).or_default().push(buffer);
+    }
+
+    /// Frees everything the pool holds.
+    pub fn trim(&self) {
+        let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        free.clear();
+        self.counters.pooled_bytes.store(0, Relaxed);
+    }
+}
+
+/// A buffer owned by tensors; returns to the pool when the last of them goes.
+#[derive(Debug)]
+pub(crate) struct CpuStorage {
+    // Always `Some` until `drop`.
+    buffer: Option<CpuBuffer>,
+}
+
+impl CpuStorage {
+    pub fn new(buffer: CpuBuffer) -> Self {
+        cpu().counters.allocated(buffer.bytes());
+        CpuStorage { buffer: Some(buffer) }
+    }
+
+    pub fn buffer(&self) -> &CpuBuffer {
+        // Proof: only `drop` takes the buffer out.
+        self.buffer.as_ref().expect("a live storage has its buffer")
+    }
+
+    pub fn buffer_mut(&mut self) -> &mut CpuBuffer {
+        // Proof: only `drop` takes the buffer out.
+        self.buffer.as_mut().expect("a live storage has its buffer")
+    }
+}
+
+impl Clone for CpuStorage {
+    fn clone(&self) -> Self {
+        CpuStorage::new(self.buffer().clone())
+    }
+}
+
+impl Drop for CpuStorage {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            cpu().counters.freed(buffer.bytes());
+            cpu().recycle(buffer);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The wgpu backend: opening adapters, memory, the command stream, pipelines, transfers, timing and faults.
+//! What does not live here: kernels. Those are in `ops/*/kernel.wgsl`, called through [`Dispatch`].
+
+mod adapter;
+mod dispatch;
+mod fault;
+mod memory;
+mod pipeline;
+mod profile;
+mod stream;
+mod transfer;
+#[cfg(test)]
+mod validate;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::counters::CounterCells;
+use crate::device::{AdapterSummary, GpuOptions};
+use crate::error::Result;
+
+pub(crate) use adapter::adapters;
+pub(crate) use dispatch::{Dispatch, Source, linear_grid};
+pub(crate) use memory::GpuStorage;
+#[cfg(test)]
+pub(crate) use pipeline::complete_source;
+#[cfg(test)]
+pub(crate) use validate::validate;
+
+/// An opened GPU. One per [`crate::Device::open`]; tensors keep it alive.
+pub(crate) struct Gpu {
+    pub summary: AdapterSummary,
+    pub counters: CounterCells,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    options: GpuOptions,
+    limits: wgpu::Limits,
+    features: wgpu::Features,
+    faults: Arc<fault::Faults>,
+    memory: Mutex<memory::Pool>,
+    stream: Mutex<stream::Stream>,
+    staging: Mutex<Option<wgpu::Buffer>>,
+}
+
+impl Gpu {
+    /// Opens an adapter with the features and limits the engine can use.
+    pub fn open(adapter: wgpu::Adapter, summary: AdapterSummary, options: GpuOptions) -> Result<Arc<Self>> {
+        let (device, queue) = adapter::request_device(&adapter, &summary)?;
+        let faults = fault::Faults::attach(&device);
+        let features = device.features();
+        let limits = device.limits();
+        let options =
+            GpuOptions { immediates: options.immediates && features.contains(wgpu::Features::IMMEDIATES), ..options };
+        let stream = stream::Stream::new(&device, &options);
+        Ok(Arc::new(Gpu {
+            summary,
+            counters: CounterCells::default(),
+            device,
+            queue,
+            options,
+            limits,
+            features,
+            faults,
+            memory: Mutex::default(),
+            stream: Mutex::new(stream),
+            staging: Mutex::default(),
+        }))
+    }
+
+    /// True when the adapter can read and write 16-bit floats in shaders.
+    pub fn has_shader_f16(&self) -> bool {
+        self.features.contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Storage buffers that one kernel can bind at the most.
+    pub fn max_storage_buffers(&self) -> usize {
+        self.limits.max_storage_buffers_per_shader_stage as usize
+    }
+
+    /// Sends what is recorded and waits until the GPU is done with it.
+    pub fn synchronize(&self) -> Result<()> {
+        self.flush()?;
+        self.wait()
+    }
+
+    /// Sends what is recorded.
+    pub fn flush(&self) -> Result<()> {
+        lock(&self.stream).submit(self)?;
+        self.faults.check()
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.counters.host_waits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.faults.check()?;
+        polled.map(|_| ()).map_err(|error| crate::TensorError::DeviceLost { reason: error.to_string() })
+    }
+}
+
+/// A poisoned lock only says that another thread panicked; the guarded state changes in whole steps, so go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
