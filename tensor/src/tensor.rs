@@ -360,7 +360,11 @@ impl Tensor {
         }
     }
 
-    pub(crate) fn view(&self, layout: Layout) -> Self {
+    pub(crate) fn view(&self, mut layout: Layout) -> Self {
+        if layout.shape.elements() == 0 {
+            // Nothing is selected, and the offset of a view into nothing may lie beyond the storage.
+            layout.offset = 0;
+        }
         Tensor { storage: self.storage.clone(), layout, dtype: self.dtype, device: self.device.clone() }
     }
 

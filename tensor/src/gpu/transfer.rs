@@ -84,7 +84,8 @@ impl Gpu {
         });
         self.wait()?;
         let failed = |message: String| TensorError::Gpu { operation: "download".into(), message };
-        match receiver.try_recv() {
+        // Another thread that polls the device may be the one to run the callback, a moment after `wait` returns here.
+        match receiver.recv() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(failed("the GPU did not finish the copy".into())),
