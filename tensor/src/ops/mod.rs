@@ -1,7 +1,15 @@
 //! The operations, one folder each: API and shape rules in `mod.rs`, the CPU's version in `cpu.rs`, the kernel in
 //! `kernel.wgsl` with its launch in `gpu.rs`, tests in `tests.rs`. To add one, copy a folder and name it here.
 
+mod adamw_update;
 mod binary;
 mod copy;
 mod fill;
+mod global_norm;
+mod sgd_update;
+mod slots;
 mod unary;
+
+pub use adamw_update::{AdamWStep, AdamWTarget, adamw_update_in_place};
+pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
+pub use sgd_update::{SgdStep, SgdTarget, sgd_update_in_place};
