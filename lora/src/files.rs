@@ -1,0 +1,68 @@
+//! Files that are written whole or not at all.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{LoraError, Result};
+
+/// Writes a file under a temporary name beside its target, brings it to the disk, and renames it into place. A reader,
+/// or the next run after a crash, sees the old file or the new one, never a part.
+///
+/// # Errors
+/// [`LoraError::File`]; the target is then as it was, and the temporary file is gone if the system lets it go.
+pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| LoraError::format(path, "is not the name of a file"))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(directory).map_err(|error| LoraError::file(directory, error))?;
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = directory.join(temporary_name);
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_directory(directory)
+    };
+    write().map_err(|error| {
+        // The write's own error is the one worth reporting; a temporary file that stays behind does no harm.
+        let _ = fs::remove_file(&temporary);
+        LoraError::file(path, error)
+    })
+}
+
+/// Makes a rename survive a power cut. Only Unix lets a directory be opened for this.
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_the_file_and_leaves_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inner").join("file.json");
+        write_whole(&path, b"old").unwrap();
+        write_whole(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_old_file_and_names_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("occupied");
+        fs::create_dir(&path).unwrap();
+        let error = write_whole(&path, b"new").unwrap_err().to_string();
+        assert!(error.contains("occupied"), "{error}");
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

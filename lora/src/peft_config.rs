@@ -1,0 +1,321 @@
+//! `adapter_config.json`: PEFT's description of an adapter, read strictly and written as PEFT 0.13 needs it.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::config::{LoraConfig, Overrides};
+use crate::error::{LoraError, Result};
+use crate::targets::Targets;
+
+/// What a PEFT directory says about an adapter besides its hyper-parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdapterOrigin {
+    /// `base_model_name_or_path`: the model the adapter was trained on, as its trainer called it.
+    pub base_model: Option<String>,
+    /// `task_type`, such as `CAUSAL_LM`.
+    pub task_type: Option<String>,
+}
+
+/// The file's fields in the order in which they are written. Fields that only newer versions of PEFT know arrive in
+/// `others`.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    #[serde(default)]
+    alpha_pattern: Option<Overrides<f64>>,
+    #[serde(default)]
+    auto_mapping: Value,
+    #[serde(default)]
+    base_model_name_or_path: Option<String>,
+    #[serde(default)]
+    bias: Option<String>,
+    #[serde(default)]
+    fan_in_fan_out: Option<bool>,
+    #[serde(default)]
+    inference_mode: Option<bool>,
+    #[serde(default)]
+    init_lora_weights: Value,
+    #[serde(default)]
+    layer_replication: Value,
+    #[serde(default)]
+    layers_pattern: Value,
+    #[serde(default)]
+    layers_to_transform: Value,
+    #[serde(default)]
+    loftq_config: Value,
+    lora_alpha: Value,
+    #[serde(default)]
+    lora_dropout: Option<f32>,
+    #[serde(default)]
+    megatron_config: Value,
+    #[serde(default)]
+    megatron_core: Value,
+    #[serde(default)]
+    modules_to_save: Value,
+    peft_type: String,
+    r: usize,
+    #[serde(default)]
+    rank_pattern: Option<Overrides<usize>>,
+    #[serde(default)]
+    revision: Value,
+    #[serde(default)]
+    target_modules: Value,
+    #[serde(default)]
+    task_type: Option<String>,
+    #[serde(default)]
+    use_dora: Option<bool>,
+    #[serde(default)]
+    use_rslora: Option<bool>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// Reads `adapter_config.json`. Unknown settings are tolerated; those that would change what the adapter computes, and
+/// that this engine does not do, are refused by name.
+///
+/// # Errors
+/// [`LoraError::File`], [`LoraError::Format`] or [`LoraError::Unsupported`].
+pub fn read_adapter_config(path: &Path) -> Result<(LoraConfig, AdapterOrigin)> {
+    let text = std::fs::read_to_string(path).map_err(|error| LoraError::file(path, error))?;
+    let fields: Fields = serde_json::from_str(&text).map_err(|error| LoraError::format(path, error))?;
+    refuse_unsupported(path, &fields)?;
+    let alpha = fields.lora_alpha.as_f64();
+    let config = LoraConfig {
+        rank: fields.r,
+        alpha: alpha.ok_or_else(|| LoraError::format(path, "`lora_alpha` is not a number"))?,
+        dropout: fields.lora_dropout.unwrap_or(0.0),
+        targets: read_targets(path, &fields.target_modules)?,
+        rank_pattern: fields.rank_pattern.unwrap_or_default(),
+        alpha_pattern: fields.alpha_pattern.unwrap_or_default(),
+        use_rslora: fields.use_rslora.unwrap_or(false),
+    };
+    config.validate().map_err(|error| LoraError::format(path, error))?;
+    let named = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let origin =
+        AdapterOrigin { base_model: named(fields.base_model_name_or_path), task_type: named(fields.task_type) };
+    Ok((config, origin))
+}
+
+/// The text of `adapter_config.json` for an adapter.
+///
+/// # Errors
+/// [`LoraError::Format`] when the values cannot be written as JSON.
+pub fn write_adapter_config(config: &LoraConfig, origin: &AdapterOrigin) -> Result<String> {
+    let fields = Fields {
+        alpha_pattern: Some(config.alpha_pattern.clone()),
+        auto_mapping: Value::Null,
+        // PEFT opens this path when no base is given; an empty text means "none" to it.
+        base_model_name_or_path: Some(origin.base_model.clone().unwrap_or_default()),
+        bias: Some("none".into()),
+        fan_in_fan_out: Some(false),
+        inference_mode: Some(true),
+        init_lora_weights: Value::Bool(true),
+        layer_replication: Value::Null,
+        layers_pattern: Value::Null,
+        layers_to_transform: Value::Null,
+        loftq_config: Value::Object(Map::new()),
+        lora_alpha: number(config.alpha),
+        lora_dropout: Some(config.dropout),
+        megatron_config: Value::Null,
+        megatron_core: Value::String("megatron.core".into()),
+        modules_to_save: Value::Null,
+        peft_type: "LORA".into(),
+        r: config.rank,
+        rank_pattern: Some(config.rank_pattern.clone()),
+        revision: Value::Null,
+        target_modules: match &config.targets {
+            Targets::Names(names) => names.iter().cloned().map(Value::String).collect(),
+            Targets::Pattern(pattern) => Value::String(pattern.clone()),
+            Targets::AllLinear => Value::String("all-linear".into()),
+        },
+        task_type: origin.task_type.clone(),
+        use_dora: Some(false),
+        use_rslora: Some(config.use_rslora),
+        others: Map::new(),
+    };
+    serde_json::to_string_pretty(&fields).map_err(|error| LoraError::format(Path::new("adapter_config.json"), error))
+}
+
+/// A whole number without a fraction part, since Python declares `lora_alpha` as an integer.
+fn number(value: f64) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT { Value::from(value as i64) } else { Value::from(value) }
+}
+
+fn read_targets(path: &Path, value: &Value) -> Result<Targets> {
+    let wrong = || LoraError::format(path, "`target_modules` must be a list of names, a pattern or \"all-linear\"");
+    match value {
+        Value::String(text) if text == "all-linear" => Ok(Targets::AllLinear),
+        Value::String(pattern) => Ok(Targets::Pattern(pattern.clone())),
+        Value::Array(names) => {
+            let names: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_string)).collect();
+            let mut names = names.ok_or_else(wrong)?;
+            // PEFT writes a Python set, in random order.
+            names.sort();
+            names.dedup();
+            Ok(Targets::Names(names))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// True for what PEFT writes when a setting is not used.
+fn unused(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn refuse_unsupported(path: &Path, fields: &Fields) -> Result<()> {
+    let refuse = |setting: &str, value: &Value, advice: &str| {
+        Err(LoraError::Unsupported {
+            path: path.to_path_buf(),
+            setting: setting.into(),
+            value: value.to_string(),
+            advice: advice.into(),
+        })
+    };
+    const MERGE: &str = "merge the adapter into its base with PEFT, and use the merged model";
+    if fields.peft_type != "LORA" {
+        return refuse("peft_type", &Value::from(fields.peft_type.as_str()), "only LORA adapters can be read");
+    }
+    if fields.use_dora == Some(true) {
+        return refuse("use_dora", &Value::Bool(true), MERGE);
+    }
+    if fields.fan_in_fan_out == Some(true) {
+        return refuse("fan_in_fan_out", &Value::Bool(true), "weights must be stored as [outputs, inputs]");
+    }
+    match &fields.bias {
+        Some(bias) if bias != "none" => return refuse("bias", &Value::from(bias.as_str()), MERGE),
+        _ => {}
+    }
+    if let Value::String(kind) = &fields.init_lora_weights
+        && ["pissa", "olora", "corda", "loftq"].iter().any(|shifting| kind.starts_with(shifting))
+    {
+        let advice = "this initialisation changes the base weights; convert the adapter to plain LoRA with PEFT's \
+                      `path_initial_model_for_weight_conversion`";
+        return refuse("init_lora_weights", &fields.init_lora_weights, advice);
+    }
+    let known = [
+        ("modules_to_save", &fields.modules_to_save),
+        ("layers_to_transform", &fields.layers_to_transform),
+        ("layer_replication", &fields.layer_replication),
+        ("megatron_config", &fields.megatron_config),
+    ];
+    // Settings of later versions of PEFT than the fields above.
+    const LATER: [&str; 9] = [
+        "exclude_modules",
+        "lora_bias",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_qalora",
+        "use_bdlora",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "ensure_weight_tying",
+    ];
+    let later = LATER.iter().filter_map(|&name| Some((name, fields.others.get(name)?)));
+    match known.into_iter().chain(later).find(|(_, value)| !unused(value)) {
+        Some((setting, value)) => refuse(setting, value, MERGE),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(LoraConfig, AdapterOrigin)> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adapter_config.json");
+        std::fs::write(&path, text).unwrap();
+        read_adapter_config(&path)
+    }
+
+    fn minimal(extra: &str) -> String {
+        format!(r#"{{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["b", "a", "b"]{extra}}}"#)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let config = LoraConfig {
+            rank: 3,
+            alpha: 0.5,
+            dropout: 0.1,
+            targets: Targets::Pattern(r".*\.q_proj".into()),
+            rank_pattern: [("z".to_string(), 7), ("a".to_string(), 2)].into_iter().collect(),
+            alpha_pattern: [("z".to_string(), 1.5)].into_iter().collect(),
+            use_rslora: true,
+        };
+        let origin = AdapterOrigin { base_model: Some("base".into()), task_type: Some("CAUSAL_LM".into()) };
+        let text = write_adapter_config(&config, &origin).unwrap();
+        assert_eq!(read(&text).unwrap(), (config, origin));
+    }
+
+    #[test]
+    fn the_fields_python_needs_are_written() {
+        let text = write_adapter_config(&LoraConfig::default(), &AdapterOrigin::default()).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["lora_alpha"].to_string(), "16");
+        assert_eq!(value["target_modules"], "all-linear");
+        assert_eq!(value["peft_type"], "LORA");
+        let reference: Value =
+            serde_json::from_str(include_str!("../tests/fixtures/llama_tiny/adapter/adapter_config.json")).unwrap();
+        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&value), names(&reference));
+    }
+
+    #[test]
+    fn unknown_settings_are_tolerated_and_defaults_apply() {
+        let text =
+            minimal(r#", "peft_version": "0.21.2", "eva_config": null, "lora_bias": false, "qalora_group_size": 16"#);
+        let (config, origin) = read(&text).unwrap();
+        assert_eq!(config.targets, Targets::names(["a", "b"]));
+        assert_eq!((config.dropout, config.use_rslora), (0.0, false));
+        assert_eq!(origin, AdapterOrigin::default());
+    }
+
+    #[test]
+    fn settings_that_change_the_result_are_refused_by_name() {
+        for (setting, value) in [
+            ("use_dora", "true"),
+            ("bias", "\"all\""),
+            ("fan_in_fan_out", "true"),
+            ("modules_to_save", "[\"classifier\"]"),
+            ("layers_to_transform", "[0]"),
+            ("layer_replication", "[[0, 1]]"),
+            ("init_lora_weights", "\"pissa_niter_4\""),
+            ("lora_bias", "true"),
+            ("exclude_modules", "\"x\""),
+            ("target_parameters", "[\"x\"]"),
+        ] {
+            let error = read(&minimal(&format!(r#", "{setting}": {value}"#))).unwrap_err();
+            assert!(matches!(error, LoraError::Unsupported { .. }), "{setting}: {error}");
+            let message = error.to_string();
+            assert!(message.contains(setting) && message.contains("adapter_config.json"), "{message}");
+        }
+        let text = minimal("").replace("LORA", "IA3");
+        assert!(read(&text).unwrap_err().to_string().contains("`peft_type` is \"IA3\""));
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"peft_type": "LORA", "r": -1, "lora_alpha": 8, "target_modules": []}"#,
+            r#"{"peft_type": "LORA", "r": 4, "lora_alpha": "x", "target_modules": ["a"]}"#,
+            r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8}"#,
+            r#"{"peft_type": "LORA", "r": 0, "lora_alpha": 8, "target_modules": ["a"]}"#,
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, LoraError::Format { .. }), "{text}: {error}");
+        }
+    }
+}
