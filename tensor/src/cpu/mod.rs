@@ -2,6 +2,7 @@
 //! What lives here: buffers, their reuse, strided iteration. The operations are in `ops/*/cpu.rs`.
 
 pub(crate) mod math;
+pub(crate) mod rows;
 mod strided;
 
 use std::collections::HashMap;

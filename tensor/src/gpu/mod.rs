@@ -7,6 +7,7 @@ mod fault;
 mod memory;
 mod pipeline;
 mod profile;
+mod rows;
 mod stream;
 mod transfer;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub(crate) use dispatch::{Dispatch, Source, linear_grid};
 pub(crate) use memory::GpuStorage;
 #[cfg(test)]
 pub(crate) use pipeline::complete_source;
+pub(crate) use rows::{ROW_WORKGROUP, reduction_splits, row_grid, row_team};
 #[cfg(test)]
 pub(crate) use validate::validate;
 

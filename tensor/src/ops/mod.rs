@@ -6,6 +6,7 @@ mod binary;
 mod copy;
 mod fill;
 mod global_norm;
+mod reduce;
 mod sgd_update;
 mod slots;
 mod unary;
