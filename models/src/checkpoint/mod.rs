@@ -1,0 +1,147 @@
+//! Checkpoint directories as Hugging Face lays them out: `model.safetensors`, or shards and
+//! `model.safetensors.index.json`. Files are mapped, never read whole; every name, offset and path is checked here.
+
+mod safetensors_file;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{ModelError, Result};
+use crate::json::Object;
+use safetensors_file::SafetensorsFile;
+pub use safetensors_file::StoredTensor;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of a checkpoint directory, by name.
+pub struct Checkpoint {
+    directory: PathBuf,
+    files: Vec<SafetensorsFile>,
+    /// Name to file number, in name order.
+    names: BTreeMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors`, or all the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`ModelError::NoCheckpoint`] when there is neither; [`ModelError::MissingShard`], [`ModelError::ShardPath`],
+    /// [`ModelError::MissingTensor`] and [`ModelError::DuplicateTensor`] when the index and its shards disagree;
+    /// [`ModelError::Header`] and [`ModelError::Length`] for damaged files.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
+        if single.exists() {
+            return Self::from_files(directory, vec![SafetensorsFile::open(&single)?]);
+        }
+        if index.exists() {
+            return Self::open_shards(directory, &index);
+        }
+        let hint = if directory.join("pytorch_model.bin").exists() {
+            "; it holds pytorch_model.bin: convert it to safetensors"
+        } else if !directory.is_dir() {
+            "; there is no such directory"
+        } else {
+            ""
+        };
+        Err(ModelError::NoCheckpoint { directory: directory.to_path_buf(), hint: hint.into() })
+    }
+
+    fn open_shards(directory: &Path, index: &Path) -> Result<Self> {
+        let object = Object::read(index)?;
+        let Some(Value::Object(weight_map)) = object.get("weight_map") else {
+            return Err(object.error("weight_map", "must be an object from tensor names to file names"));
+        };
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, shard) in weight_map {
+            let Some(shard) = shard.as_str() else {
+                return Err(object.error(&format!("weight_map.{tensor}"), "must be a file name"));
+            };
+            if !is_plain_file_name(shard) {
+                let (index, shard) = (index.to_path_buf(), shard.to_string());
+                return Err(ModelError::ShardPath { index, shard, tensor: tensor.clone() });
+            }
+            shards.entry(shard).or_default().push(tensor);
+        }
+        let mut files = Vec::with_capacity(shards.len());
+        for (shard, tensors) in shards {
+            let path = directory.join(shard);
+            if !path.is_file() {
+                let (index, tensor) = (index.to_path_buf(), tensors[0].to_string());
+                return Err(ModelError::MissingShard { index, shard: shard.into(), tensor });
+            }
+            let file = SafetensorsFile::open(&path)?;
+            if let Some(absent) = tensors.iter().find(|tensor| !file.tensors.contains_key(**tensor)) {
+                let message = format!("says {shard}, but that file does not hold the tensor");
+                return Err(object.error(&format!("weight_map.{absent}"), message));
+            }
+            files.push(file);
+        }
+        Self::from_files(directory, files)
+    }
+
+    fn from_files(directory: &Path, files: Vec<SafetensorsFile>) -> Result<Self> {
+        let mut names = BTreeMap::new();
+        for (number, file) in files.iter().enumerate() {
+            for tensor in file.tensors.keys() {
+                if let Some(first) = names.insert(tensor.clone(), number) {
+                    return Err(ModelError::DuplicateTensor {
+                        first: files[first].path.clone(),
+                        second: file.path.clone(),
+                        tensor: tensor.clone(),
+                    });
+                }
+            }
+        }
+        Ok(Checkpoint { directory: directory.to_path_buf(), files, names })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The files, in name order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// Names and descriptions of all tensors, in name order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.names.iter().map(|(name, &file)| (name.as_str(), &self.files[file].tensors[name]))
+    }
+
+    /// The description of one tensor.
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
+        self.files[*self.names.get(name)?].tensors.get(name)
+    }
+
+    /// The little-endian bytes of one tensor, straight from the map.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let file = &self.files[*self.names.get(name)?];
+        Some(file.bytes(file.tensors.get(name)?))
+    }
+
+    /// The file that holds a tensor.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        Some(&self.files[*self.names.get(name)?].path)
+    }
+
+    /// The stored tensor that stands for an absent one: files that keep one of several tied tensors name the others
+    /// in their metadata, as `absent name → stored name`.
+    pub fn alias(&self, name: &str) -> Option<&str> {
+        let stored = self.files.iter().find_map(|file| file.metadata.get(name))?;
+        self.names.get_key_value(stored).map(|(stored, _)| stored.as_str())
+    }
+}
+
+/// True for a name without directories: what an index may point at.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let single = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    single && !name.contains(['/', '\\', ':', '\0'])
+}

@@ -1,0 +1,252 @@
+//! Text to token ids and back, by the rules of a checkpoint's tokenizer.json.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{ModelError, Result};
+use crate::json::Object;
+
+/// A checkpoint's tokenizer with its special tokens.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in a checkpoint directory, and the special tokens named in `tokenizer_config.json`
+    /// where that file exists.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] when tokenizer.json cannot be read, [`ModelError::Tokenizer`] when it is not one,
+    /// [`ModelError::Json`] and [`ModelError::Field`] for a malformed tokenizer_config.json.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|source| ModelError::io(&path, source))?;
+        let failed = |message: String| ModelError::Tokenizer { path: path.clone(), message };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| failed(error.to_string()))?;
+        // Cutting and filling belong to whoever makes batches; a file may carry its last user's settings.
+        inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
+        inner.with_padding(None);
+        let mut tokenizer = Tokenizer { inner, path, bos: None, eos: None, pad: None };
+        let config = directory.join("tokenizer_config.json");
+        if config.exists() {
+            let config = Object::read(&config)?;
+            tokenizer.bos = tokenizer.special(&config, "bos_token")?;
+            tokenizer.eos = tokenizer.special(&config, "eos_token")?;
+            tokenizer.pad = tokenizer.special(&config, "pad_token")?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// A special token's id: the configuration holds its text, or an object with its text as `content`.
+    fn special(&self, config: &Object, field: &str) -> Result<Option<u32>> {
+        let text = match config.get(field) {
+            None => return Ok(None),
+            Some(Value::String(text)) => text.as_str(),
+            Some(Value::Object(token)) => token
+                .get("content")
+                .and_then(Value::as_str)
+                .ok_or_else(|| config.error(field, "must have its text as `content`"))?,
+            Some(other) => return Err(config.error(field, format!("must be a text or an object, found {other}"))),
+        };
+        match self.inner.token_to_id(text) {
+            Some(id) => Ok(Some(id)),
+            None => Err(config.error(field, format!("is `{text}`, which tokenizer.json does not know"))),
+        }
+    }
+
+    /// The token that starts a sequence, as tokenizer_config.json names it.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a sequence, as tokenizer_config.json names it.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token that fills up short sequences, as tokenizer_config.json names it.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token by its exact text.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of a token id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The token ids of a text. `add_special_tokens` adds what the tokenizer's own template adds, for LLaMA the
+    /// token that starts a sequence.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, add_special_tokens).map_err(|error| self.failed(error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids, with or without the special ones.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special_tokens).map_err(|error| self.failed(error))
+    }
+
+    /// A decoder that takes one token at a time, for text that is shown while it is generated.
+    pub fn stream(&self) -> TokenStream<'_> {
+        TokenStream { tokenizer: self, ids: Vec::new(), shown: String::new() }
+    }
+
+    fn failed(&self, error: tokenizers::Error) -> ModelError {
+        ModelError::Tokenizer { path: self.path.clone(), message: error.to_string() }
+    }
+}
+
+/// Turns a stream of token ids into a stream of text.
+pub struct TokenStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Tokens since the last restart, and the text of theirs that was given out.
+    ids: Vec<u32>,
+    shown: String,
+}
+
+/// Tokens are decoded together, since one character may take several; after this many the stream starts again with
+/// the last few as context, so that the cost per token stays constant.
+const STREAM_WINDOW: usize = 64;
+const STREAM_CONTEXT: usize = 8;
+
+impl TokenStream<'_> {
+    /// The text that one more token completes; empty while a character is incomplete.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids, true)?;
+        // Bytes that do not make a character yet decode to U+FFFD.
+        if text.ends_with('\u{FFFD}') {
+            return Ok(String::new());
+        }
+        let Some(new) = text.strip_prefix(self.shown.as_str()).map(str::to_owned) else {
+            // The decoder rewrote what was shown (some trim spaces): nothing can be taken back.
+            self.shown = text;
+            return Ok(String::new());
+        };
+        self.shown = text;
+        if self.ids.len() > STREAM_WINDOW {
+            self.ids.drain(..self.ids.len() - STREAM_CONTEXT);
+            self.shown = self.tokenizer.decode(&self.ids, true)?;
+        }
+        Ok(new)
+    }
+
+    /// The text held back by [`TokenStream::push`], once no more tokens come.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    pub fn finish(self) -> Result<String> {
+        let text = self.tokenizer.decode(&self.ids, true)?;
+        Ok(text.strip_prefix(self.shown.as_str()).unwrap_or_default().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A byte-level tokenizer of a few tokens; `Ã` and `©` are the two bytes of é.
+    fn directory(config: Option<Value>) -> TempDir {
+        let special = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        };
+        let byte_level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let tokenizer = json!({
+            "version": "1.0",
+            "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+            "padding": null,
+            "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+            "normalizer": null, "pre_tokenizer": byte_level, "decoder": byte_level,
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "ab": 4, "Ġ": 5, "Ã": 6, "©": 7}, "merges": ["a b"]}
+        });
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).expect("written");
+        if let Some(config) = config {
+            std::fs::write(directory.path().join("tokenizer_config.json"), config.to_string()).expect("written");
+        }
+        directory
+    }
+
+    #[test]
+    fn text_goes_there_and_back() {
+        let directory =
+            directory(Some(json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null})));
+        let tokenizer = Tokenizer::read(directory.path()).expect("a tokenizer");
+        assert_eq!(
+            (tokenizer.bos(), tokenizer.eos(), tokenizer.pad(), tokenizer.vocab_size()),
+            (Some(0), Some(1), None, 8)
+        );
+        let ids = tokenizer.encode("ab abé", true).expect("ids");
+        assert_eq!(ids, [0, 4, 5, 4, 6, 7], "the file's own truncation must not act");
+        assert_eq!(tokenizer.encode("ab", false).expect("ids"), [4]);
+        assert_eq!(tokenizer.decode(&ids, true).expect("text"), "ab abé");
+        assert_eq!(tokenizer.decode(&ids, false).expect("text"), "<s>ab abé");
+        assert_eq!((tokenizer.token_id("ab"), tokenizer.token(4).as_deref()), (Some(4), Some("ab")));
+    }
+
+    #[test]
+    fn streams_give_whole_characters() {
+        let directory = directory(None);
+        let tokenizer = Tokenizer::read(directory.path()).expect("a tokenizer");
+        let mut stream = tokenizer.stream();
+        let pieces: Vec<String> = [0, 4, 6, 7, 5, 2].map(|id| stream.push(id).expect("text")).into();
+        assert_eq!(pieces, ["", "ab", "", "é", " ", "a"]);
+        let mut stream = tokenizer.stream();
+        let ids: Vec<u32> = [4, 5, 6, 7, 3].repeat(60);
+        let mut text = ids.iter().map(|&id| stream.push(id).expect("text")).collect::<String>();
+        text += &stream.finish().expect("text");
+        assert_eq!(text, "ab éb".repeat(60));
+        let mut stream = tokenizer.stream();
+        assert_eq!(stream.push(6).expect("text"), "");
+        assert_eq!(stream.finish().expect("text"), "\u{FFFD}");
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        let refusal = |directory: &TempDir| Tokenizer::read(directory.path()).err().expect("refused").to_string();
+        let wrong = directory(Some(json!({"bos_token": "<bos>"})));
+        assert!(
+            refusal(&wrong)
+                .contains("tokenizer_config.json: `bos_token` is `<bos>`, which tokenizer.json does not know")
+        );
+        std::fs::write(wrong.path().join("tokenizer.json"), "{}").expect("written");
+        assert!(refusal(&wrong).contains("tokenizer.json: tokenizer: "));
+        std::fs::remove_file(wrong.path().join("tokenizer.json")).expect("removed");
+        assert!(matches!(Tokenizer::read(wrong.path()), Err(ModelError::Io { .. })));
+    }
+}

@@ -1,0 +1,164 @@
+//! Where a model's base weights come from: a checkpoint, or random numbers for benchmarks. A model asks for each of
+//! its tensors by name and shape; the source uploads or generates them one by one on the device.
+
+use std::collections::BTreeSet;
+
+use safetensors::Dtype;
+use tensor::{DType, Device, Tensor, bf16, f16};
+
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::error::{ModelError, Result};
+
+/// The element type in which weight matrices are kept on the device. Norm weights and biases are always f32, as is
+/// all arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightType {
+    /// f32, whatever the file stores.
+    #[default]
+    F32,
+    /// As the file stores them; random weights are bf16.
+    Stored,
+    /// f16.
+    F16,
+    /// bf16.
+    Bf16,
+}
+
+impl WeightType {
+    fn resolve(self, stored: DType) -> DType {
+        match self {
+            WeightType::F32 => DType::F32,
+            WeightType::Stored => stored,
+            WeightType::F16 => DType::F16,
+            WeightType::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+/// What a model needs from the source of its weights.
+pub(crate) trait WeightSource {
+    /// A weight matrix (projection or embedding) in the chosen type.
+    fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// The weight of a norm, in f32.
+    fn norm(&mut self, name: &str, width: usize) -> Result<Tensor>;
+
+    /// A bias, in f32.
+    fn bias(&mut self, name: &str, width: usize) -> Result<Tensor>;
+
+    /// The embedding of a model whose head is the same matrix, under whichever of the two names it is stored.
+    fn tied(&mut self, embedding: &str, head: &str, shape: &[usize]) -> Result<Tensor>;
+}
+
+/// Weights from a checkpoint; remembers which tensors were used.
+pub(crate) struct CheckpointWeights<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+    weight_type: WeightType,
+    used: BTreeSet<String>,
+}
+
+impl<'a> CheckpointWeights<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, device: &'a Device, weight_type: WeightType) -> Self {
+        CheckpointWeights { checkpoint, device, weight_type, used: BTreeSet::new() }
+    }
+
+    /// Checks that nothing in the checkpoint was left over, except what `ignored` says may be.
+    pub fn finish(self, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        let unused = |name: &str| !self.used.contains(name) && !ignored(name);
+        let mut left = self.checkpoint.tensors().map(|(name, _)| name).filter(|name| unused(name));
+        let Some(first) = left.next() else { return Ok(()) };
+        let path = self.checkpoint.file_of(first).unwrap_or(self.checkpoint.directory()).to_path_buf();
+        Err(ModelError::UnusedTensors { path, first: first.into(), count: 1 + left.count() })
+    }
+
+    fn load(&mut self, name: &str, shape: &[usize], weight_type: WeightType) -> Result<Tensor> {
+        let checkpoint = self.checkpoint;
+        let stored_name = if checkpoint.get(name).is_some() { Some(name) } else { checkpoint.alias(name) };
+        let stored = stored_name.and_then(|name| Some((name, checkpoint.get(name)?, checkpoint.bytes(name)?)));
+        let Some((stored_name, info, bytes)) = stored else { return Err(self.missing(name, shape)) };
+        self.used.insert(stored_name.to_string());
+        let path = || checkpoint.file_of(stored_name).unwrap_or(checkpoint.directory()).to_path_buf();
+        if info.shape != shape {
+            let (expected, found) = (shape.to_vec(), info.shape.clone());
+            return Err(ModelError::TensorShape { path: path(), tensor: stored_name.into(), expected, found });
+        }
+        let Some(stored_type) = float_type(info) else {
+            let found = format!("{:?}", info.dtype);
+            return Err(ModelError::TensorType { path: path(), tensor: stored_name.into(), found });
+        };
+        let wanted = weight_type.resolve(stored_type);
+        if wanted == DType::F16
+            && let Some(value) = beyond_f16(stored_type, bytes)
+        {
+            return Err(ModelError::Range { path: path(), tensor: stored_name.into(), value });
+        }
+        let uploaded = Tensor::from_bytes(self.device, stored_type, shape, bytes)?;
+        // The conversions that exist go to or from f32; the other half type takes two steps.
+        let through_f32 = stored_type.is_half() && wanted.is_half() && stored_type != wanted;
+        let uploaded = if through_f32 { uploaded.cast(DType::F32)? } else { uploaded };
+        Ok(uploaded.cast(wanted)?)
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> ModelError {
+        let hint = if name == "lm_head.weight" && self.checkpoint.get("model.embed_tokens.weight").is_some() {
+            "; if the head shares the embedding, config.json must say tie_word_embeddings: true"
+        } else if self.checkpoint.get(name.trim_start_matches("model.")).is_some() {
+            "; the names lack the prefix `model.`: this is a bare model without its language-modelling head"
+        } else {
+            "; the file does not hold the model that config.json describes"
+        };
+        let (expected, hint) = (shape.to_vec(), hint.into());
+        let path = self.checkpoint.directory().to_path_buf();
+        ModelError::MissingTensor { path, tensor: name.into(), expected, hint }
+    }
+}
+
+impl WeightSource for CheckpointWeights<'_> {
+    fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.load(name, shape, self.weight_type)
+    }
+
+    fn norm(&mut self, name: &str, width: usize) -> Result<Tensor> {
+        self.load(name, &[width], WeightType::F32)
+    }
+
+    fn bias(&mut self, name: &str, width: usize) -> Result<Tensor> {
+        self.load(name, &[width], WeightType::F32)
+    }
+
+    fn tied(&mut self, embedding: &str, head: &str, shape: &[usize]) -> Result<Tensor> {
+        match (self.checkpoint.bytes(embedding), self.checkpoint.bytes(head)) {
+            (None, Some(_)) => self.load(head, shape, self.weight_type),
+            (Some(first), Some(second)) => {
+                if first != second {
+                    return Err(ModelError::TiedWeightsDiffer { path: self.checkpoint.directory().to_path_buf() });
+                }
+                self.used.insert(head.to_string());
+                self.load(embedding, shape, self.weight_type)
+            }
+            _ => self.load(embedding, shape, self.weight_type),
+        }
+    }
+}
+
+/// The element type as the engine's, where it is one that weights may have.
+fn float_type(info: &StoredTensor) -> Option<DType> {
+    match info.dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::Bf16),
+        _ => None,
+    }
+}
+
+/// The first finite value in `bytes` that f16 would turn into infinity.
+fn beyond_f16(dtype: DType, bytes: &[u8]) -> Option<f32> {
+    let limit = f16::MAX.to_f32();
+    let mut values: Box<dyn Iterator<Item = f32>> = match dtype {
+        DType::F32 => Box::new(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        DType::Bf16 => Box::new(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+        _ => return None,
+    };
+    values.find(|value| value.is_finite() && value.abs() > limit)
+}
