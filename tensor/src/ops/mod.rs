@@ -4,13 +4,22 @@
 mod adamw_update;
 mod binary;
 mod copy;
+mod cross_entropy;
+mod dropout;
+mod embedding;
 mod fill;
+mod gather;
 mod global_norm;
+mod random;
 mod reduce;
 mod sgd_update;
 mod slots;
 mod unary;
 
 pub use adamw_update::{AdamWStep, AdamWTarget, adamw_update_in_place};
+pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward};
+pub use embedding::embedding_gradient;
+pub use gather::{check_ids, scatter_add};
 pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
+pub use random::RandomKey;
 pub use sgd_update::{SgdStep, SgdTarget, sgd_update_in_place};
