@@ -1,0 +1,356 @@
+//! The tape: what was computed from trainable leaves, in order, and the walk back through it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tensor::{DType, Result, Shape, Tensor, TensorError};
+
+use crate::gradients::Gradients;
+use crate::var::Var;
+
+/// Records operations on [`Var`]s, then turns the record into gradients. Cloning gives another handle to the same
+/// tape; a tape belongs to one thread.
+///
+/// One forward pass, one [`Tape::backward`]: the walk back takes every recorded node off the tape, so that saved
+/// activations are freed as soon as they have been used. Afterwards the tape is empty and can be used again.
+///
+/// # Copy on write
+/// Tensors have value semantics: an optimizer's update in place copies a parameter that anyone else still holds. After
+/// `backward` the tape itself holds no tensor, but the caller's [`Var`]s of leaves do. Let them go out of scope before
+/// the optimizer's step; otherwise the step is correct but needs a copy of those parameters.
+#[derive(Clone)]
+pub struct Tape {
+    state: Rc<RefCell<State>>,
+}
+
+struct State {
+    identity: u64,
+    recording: bool,
+    /// Index of `nodes[0]`: indices go on counting when the nodes of a finished pass are removed, so that a variable
+    /// of an earlier pass is recognised.
+    first: u64,
+    nodes: Vec<Node>,
+    leaves: HashMap<String, u64>,
+    leaf_requested: bool,
+}
+
+struct Node {
+    operation: &'static str,
+    inputs: Vec<Option<Edge>>,
+    backward: Backward,
+}
+
+/// An input of a node. Refers to the tape by number, since a handle would keep the tape alive for ever.
+#[derive(Clone, Copy)]
+struct Edge {
+    tape: u64,
+    index: u64,
+    shape: Shape,
+}
+
+type Rule = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
+/// From the upstream gradient and what each input has gathered so far to the new totals of the inputs. Gradients of
+/// leaves inside the segment are added to those gathered so far.
+type Segment = Box<dyn FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>>>;
+
+enum Backward {
+    Leaf(String),
+    /// An input of a segment that is computed again; the number is its position.
+    Input(usize),
+    Rule(Rule),
+    Segment(Segment),
+}
+
+impl Tape {
+    /// An empty tape that records.
+    pub fn new() -> Self {
+        Self::with_recording(true)
+    }
+
+    /// A tape that records nothing: its leaves are constants. For evaluation and generation.
+    pub fn inference() -> Self {
+        Self::with_recording(false)
+    }
+
+    fn with_recording(recording: bool) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let state = State {
+            identity: NEXT.fetch_add(1, Relaxed),
+            recording,
+            first: 0,
+            nodes: Vec::new(),
+            leaves: HashMap::new(),
+            leaf_requested: false,
+        };
+        Tape { state: Rc::new(RefCell::new(state)) }
+    }
+
+    /// True unless this is an inference tape. Says nothing about training: inside [`Tape::checkpoint`] the first
+    /// pass runs on an inference tape, so dropout and its like must depend on a setting of the model.
+    pub fn is_recording(&self) -> bool {
+        self.state.borrow().recording
+    }
+
+    /// Number of recorded nodes, leaves included.
+    pub fn len(&self) -> usize {
+        self.state.borrow().nodes.len()
+    }
+
+    /// True when nothing is recorded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A trainable value. Asking again for the same name gives the same leaf, whose contributions add up; the tensor
+    /// must then be the same one. The tape keeps the name only, not the tensor.
+    pub fn leaf(&self, name: &str, tensor: &Tensor) -> Var {
+        let mut state = self.state.borrow_mut();
+        state.leaf_requested = true;
+        if !state.recording {
+            return Var::constant(tensor.clone());
+        }
+        let index = match state.leaves.get(name) {
+            Some(&index) => index,
+            None => {
+                let index = state.push("leaf", Vec::new(), Backward::Leaf(name.to_string()));
+                state.leaves.insert(name.to_string(), index);
+                index
+            }
+        };
+        drop(state);
+        Var::at(tensor.clone(), self, index)
+    }
+
+    /// Records one operation: `backward` maps the gradient of the output to one gradient for each input, `None` where
+    /// there is none, each of its input's shape. It is stored only if the tape records and some input requires a
+    /// gradient; otherwise it is dropped with all that it captured, and the output is a constant.
+    ///
+    /// A rule captures the tensors that its equation needs and nothing else: ask `requires_gradient` of the inputs
+    /// first, and capture tensors, never variables. Errors in the use of the tape (an input of another tape or of an
+    /// earlier pass, gradients of a wrong number or shape) are reported by [`Tape::backward`].
+    pub fn record<F>(&self, operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
+    where
+        F: FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+    {
+        if !self.is_recording() || !inputs.iter().any(|input| input.requires_gradient()) {
+            return Var::constant(output);
+        }
+        self.push(operation, inputs, output, Backward::Rule(Box::new(backward)))
+    }
+
+    /// Records a segment that is computed again in the backward pass.
+    pub(crate) fn record_segment<F>(&self, inputs: &[&Var], output: Tensor, backward: F) -> Var
+    where
+        F: FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>> + 'static,
+    {
+        self.push("checkpoint", inputs, output, Backward::Segment(Box::new(backward)))
+    }
+
+    /// A variable that stands for input `position` of a segment.
+    pub(crate) fn segment_input(&self, position: usize, tensor: &Tensor) -> Var {
+        self.push("input", &[], tensor.clone(), Backward::Input(position))
+    }
+
+    /// True when a leaf was asked for since the tape was made.
+    pub(crate) fn leaf_requested(&self) -> bool {
+        self.state.borrow().leaf_requested
+    }
+
+    fn push(&self, operation: &'static str, inputs: &[&Var], output: Tensor, backward: Backward) -> Var {
+        let edge = |input: &&Var| {
+            let place = input.place.as_ref()?;
+            Some(Edge { tape: place.tape.identity(), index: place.index, shape: *input.shape() })
+        };
+        let inputs = inputs.iter().map(edge).collect();
+        let index = self.state.borrow_mut().push(operation, inputs, backward);
+        Var::at(output, self, index)
+    }
+
+    fn identity(&self) -> u64 {
+        self.state.borrow().identity
+    }
+
+    /// Gradients of a scalar with respect to the leaves it depends on. Empties the tape, whatever the outcome.
+    ///
+    /// The gradients are contiguous, and ordered by name.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] when `loss` has more than one element; [`TensorError::InvalidArgument`] when it depends
+    /// on no leaf, or was recorded on another tape or before the last backward pass; errors of the rules.
+    pub fn backward(&self, loss: &Var) -> Result<Gradients> {
+        if loss.elements() != 1 {
+            return Err(TensorError::Shape {
+                operation: "backward",
+                expected: "a scalar loss".into(),
+                found: *loss.shape(),
+            });
+        }
+        self.backward_from(loss, Tensor::ones(loss.device(), loss.shape(), DType::F32)?)
+    }
+
+    /// As [`Tape::backward`], for an output of any shape whose gradient is `upstream`.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`]; [`TensorError::Shape`] when `upstream` does not have the output's shape.
+    pub fn backward_from(&self, output: &Var, upstream: Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients::new();
+        self.propagate(output, upstream, Vec::new(), &mut gradients)?;
+        for (_, gradient) in gradients.iter_mut() {
+            *gradient = gradient.contiguous()?;
+        }
+        Ok(gradients)
+    }
+
+    /// Walks back from `output`. `totals` holds what each segment input has gathered already, and comes back with the
+    /// contributions of this walk added; gradients of leaves are added to `leaves` in the order in which they arise,
+    /// so that sums do not depend on where segments begin and end.
+    pub(crate) fn propagate(
+        &self,
+        output: &Var,
+        upstream: Tensor,
+        totals: Vec<Option<Tensor>>,
+        leaves: &mut Gradients,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (first, nodes) = self.state.borrow_mut().take();
+        let Some(place) = &output.place else {
+            return Err(misuse("backward", "the loss depends on no trainable leaf of this tape"));
+        };
+        let edge = Edge { tape: place.tape.identity(), index: place.index, shape: *output.shape() };
+        Walk::new(self.identity(), first, nodes, totals, leaves).run(edge, upstream)
+    }
+}
+
+impl State {
+    fn push(&mut self, operation: &'static str, inputs: Vec<Option<Edge>>, backward: Backward) -> u64 {
+        self.nodes.push(Node { operation, inputs, backward });
+        self.first + self.nodes.len() as u64 - 1
+    }
+
+    fn take(&mut self) -> (u64, Vec<Node>) {
+        let first = self.first;
+        let nodes = std::mem::take(&mut self.nodes);
+        self.first += nodes.len() as u64;
+        self.leaves.clear();
+        (first, nodes)
+    }
+}
+
+/// One walk back over the nodes of a tape.
+struct Walk<'a> {
+    tape: u64,
+    first: u64,
+    nodes: Vec<Node>,
+    /// What has been gathered so far for each node that is still there, except leaves.
+    pending: Vec<Option<Tensor>>,
+    totals: Vec<Option<Tensor>>,
+    leaves: &'a mut Gradients,
+}
+
+impl<'a> Walk<'a> {
+    fn new(tape: u64, first: u64, nodes: Vec<Node>, totals: Vec<Option<Tensor>>, leaves: &'a mut Gradients) -> Self {
+        let pending = nodes.iter().map(|_| None).collect();
+        Walk { tape, first, nodes, pending, totals, leaves }
+    }
+
+    fn run(mut self, output: Edge, upstream: Tensor) -> Result<Vec<Option<Tensor>>> {
+        // Frees what was recorded after the output: nothing of it leads to the leaves.
+        let last = self.position("backward", &output)?;
+        self.nodes.truncate(last + 1);
+        self.pending.truncate(last + 1);
+        self.deposit("backward", &output, upstream)?;
+        while let (Some(node), Some(upstream)) = (self.nodes.pop(), self.pending.pop()) {
+            let Some(upstream) = upstream else { continue };
+            let gradients = match node.backward {
+                // Both receive their contributions in `deposit` already.
+                Backward::Leaf(_) | Backward::Input(_) => continue,
+                Backward::Rule(rule) => rule(&upstream)?,
+                Backward::Segment(segment) => {
+                    let totals = node.inputs.iter().map(|edge| self.withdraw(edge.as_ref())).collect();
+                    segment(upstream, totals, self.leaves)?
+                }
+            };
+            if gradients.len() != node.inputs.len() {
+                let message = format!("the rule has {} gradients for {} inputs", gradients.len(), node.inputs.len());
+                return Err(misuse(node.operation, message));
+            }
+            for (edge, gradient) in node.inputs.iter().zip(gradients) {
+                if let (Some(edge), Some(gradient)) = (edge, gradient) {
+                    self.deposit(node.operation, edge, gradient)?;
+                }
+            }
+        }
+        Ok(self.totals)
+    }
+
+    /// Where the node of an edge lies, if it is still there.
+    fn position(&self, operation: &'static str, edge: &Edge) -> Result<usize> {
+        if edge.tape != self.tape {
+            return Err(misuse(operation, "a variable was recorded on another tape"));
+        }
+        let position = edge.index.checked_sub(self.first).map(|position| position as usize);
+        position.filter(|&position| position < self.nodes.len()).ok_or_else(|| {
+            misuse(operation, "a variable was recorded before the last backward pass, which emptied the tape")
+        })
+    }
+
+    fn deposit(&mut self, operation: &'static str, edge: &Edge, gradient: Tensor) -> Result<()> {
+        let position = self.position(operation, edge)?;
+        if gradient.shape() != &edge.shape {
+            let expected = format!("a gradient of shape {}", edge.shape);
+            return Err(TensorError::Shape { operation, expected, found: *gradient.shape() });
+        }
+        let total = match &self.nodes[position].backward {
+            Backward::Leaf(name) => return self.leaves.add(name, gradient),
+            Backward::Input(input) => &mut self.totals[*input],
+            Backward::Rule(_) | Backward::Segment(_) => &mut self.pending[position],
+        };
+        *total = Some(match total.take() {
+            Some(total) => total.add(&gradient)?,
+            None => gradient,
+        });
+        Ok(())
+    }
+
+    /// Takes out what an input of a segment has gathered so far; the segment adds to it and returns the total.
+    fn withdraw(&mut self, edge: Option<&Edge>) -> Option<Tensor> {
+        // An edge that leads nowhere is reported when the segment's total is deposited.
+        let position = self.position("checkpoint", edge?).ok()?;
+        match &self.nodes[position].backward {
+            Backward::Leaf(name) => self.leaves.remove(name),
+            Backward::Input(input) => self.totals[*input].take(),
+            Backward::Rule(_) | Backward::Segment(_) => self.pending[position].take(),
+        }
+    }
+}
+
+/// Records one operation on the tape of its inputs; see [`Tape::record`]. A constant comes out when no input requires
+/// a gradient.
+pub fn record<F>(operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
+where
+    F: FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+{
+    match inputs.iter().find_map(|input| input.place.as_ref()) {
+        Some(place) => place.tape.record(operation, inputs, output, backward),
+        None => Var::constant(output),
+    }
+}
+
+pub(crate) fn misuse(operation: &'static str, message: impl Into<String>) -> TensorError {
+    TensorError::InvalidArgument { operation, message: message.into() }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Tape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.borrow();
+        write!(f, "Tape({} nodes, recording: {})", state.nodes.len(), state.recording)
+    }
+}

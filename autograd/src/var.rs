@@ -1,0 +1,101 @@
+//! A value in a computation: a tensor, and where it stands on a tape if a gradient is wanted for it.
+
+use std::fmt;
+
+use tensor::{DType, Device, Shape, Tensor};
+
+use crate::tape::Tape;
+
+/// A tensor that may be part of a recorded computation. Cloning is cheap.
+///
+/// A constant (a frozen weight, an input, a mask) has no place on a tape: nothing is recorded for it, nothing is kept
+/// for it, and it gets no gradient.
+#[derive(Clone)]
+pub struct Var {
+    tensor: Tensor,
+    pub(crate) place: Option<Place>,
+}
+
+/// A node of a tape, seen from a variable.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub tape: Tape,
+    pub index: u64,
+}
+
+impl Var {
+    /// A value that no gradient is wanted for.
+    pub fn constant(tensor: Tensor) -> Self {
+        Var { tensor, place: None }
+    }
+
+    pub(crate) fn at(tensor: Tensor, tape: &Tape, index: u64) -> Self {
+        Var { tensor, place: Some(Place { tape: tape.clone(), index }) }
+    }
+
+    /// The value.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The value, giving up the place on the tape. What is recorded already stays recorded.
+    pub fn into_tensor(self) -> Tensor {
+        self.tensor
+    }
+
+    pub(crate) fn into_parts(self) -> (Tensor, Option<Place>) {
+        (self.tensor, self.place)
+    }
+
+    pub(crate) fn from_parts(tensor: Tensor, place: Option<Place>) -> Self {
+        Var { tensor, place }
+    }
+
+    /// The same value as a constant: gradients stop here.
+    pub fn detach(&self) -> Self {
+        Self::constant(self.tensor.clone())
+    }
+
+    /// True when a gradient will flow to this value: it is a trainable leaf or depends on one.
+    pub fn requires_gradient(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// The shape of the value.
+    pub fn shape(&self) -> &Shape {
+        self.tensor.shape()
+    }
+
+    /// Number of axes of the value.
+    pub fn rank(&self) -> usize {
+        self.tensor.rank()
+    }
+
+    /// Number of elements of the value.
+    pub fn elements(&self) -> usize {
+        self.tensor.elements()
+    }
+
+    /// The element type of the value.
+    pub fn dtype(&self) -> DType {
+        self.tensor.dtype()
+    }
+
+    /// The device the value is on.
+    pub fn device(&self) -> &Device {
+        self.tensor.device()
+    }
+}
+
+impl From<Tensor> for Var {
+    fn from(tensor: Tensor) -> Self {
+        Var::constant(tensor)
+    }
+}
+
+impl fmt::Debug for Var {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.requires_gradient() { "differentiable" } else { "constant" };
+        write!(f, "Var({:?}, {kind})", self.tensor)
+    }
+}
