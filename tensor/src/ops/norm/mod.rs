@@ -1,0 +1,168 @@
+//! RMS normalisation and layer normalisation over the last axis, and their derivatives. f32.
+//!
+//! Both are y = x̂·weight (+ bias) with x̂ = (x − μ)·r and r = 1/√(mean((x − μ)²) + ε); layer normalisation subtracts
+//! the mean μ, RMS normalisation has μ = 0 and no bias. One set of kernels serves both.
+
+mod cpu;
+mod gpu;
+#[cfg(test)]
+mod tests;
+
+use crate::device::Backend;
+use crate::dtype::DType;
+use crate::error::{Result, TensorError};
+use crate::tensor::Tensor;
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Norm {
+    /// μ = 0.
+    RootMeanSquare,
+    /// μ is the mean over the last axis.
+    Layer,
+}
+
+impl Norm {
+    /// True where the mean is subtracted.
+    fn is_centred(self) -> bool {
+        self == Norm::Layer
+    }
+}
+
+impl Tensor {
+    /// RMS normalisation over the last axis: `y = x / √(mean(x²) + epsilon) · weight`, weight `[hidden]`.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] for a scalar or a weight that is not `[hidden]`, [`TensorError::DType`] for other types
+    /// than f32, [`TensorError::DeviceMismatch`], or the device's own errors.
+    pub fn rms_norm(&self, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+        forward(self, weight, None, epsilon, Norm::RootMeanSquare, "rms_norm")
+    }
+
+    /// Layer normalisation over the last axis: `y = (x − mean(x)) / √(variance(x) + epsilon) · weight + bias` with the
+    /// biased variance; weight and bias `[hidden]`.
+    ///
+    /// # Errors
+    /// As [`Tensor::rms_norm`].
+    pub fn layer_norm(&self, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {
+        forward(self, weight, Some(bias), epsilon, Norm::Layer, "layer_norm")
+    }
+}
+
+/// Gradient of [`Tensor::rms_norm`] with respect to x, of x's shape: with r = 1/√(mean(x²) + epsilon), x̂ = x·r and
+/// g = upstream·weight, `dx = r·(g − x̂·mean(g·x̂))`.
+///
+/// # Errors
+/// [`TensorError::Shape`] when `upstream` does not have x's shape or `weight` is not `[hidden]`, otherwise as
+/// [`Tensor::rms_norm`].
+pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, epsilon: f32, upstream: &Tensor) -> Result<Tensor> {
+    backward(x, weight, epsilon, upstream, Norm::RootMeanSquare, "rms_norm_backward")
+}
+
+/// Gradient of [`Tensor::rms_norm`] with respect to the weight, `[hidden]`: `Σ upstream·x̂` over all rows.
+///
+/// # Errors
+/// As [`rms_norm_backward`].
+pub fn rms_norm_weight_gradient(x: &Tensor, epsilon: f32, upstream: &Tensor) -> Result<Tensor> {
+    Ok(parameter_gradients(x, epsilon, upstream, Norm::RootMeanSquare, "rms_norm_weight_gradient")?.0)
+}
+
+/// Gradient of [`Tensor::layer_norm`] with respect to x, of x's shape: with r = 1/√(variance(x) + epsilon),
+/// x̂ = (x − mean(x))·r and g = upstream·weight, `dx = r·(g − mean(g) − x̂·mean(g·x̂))`.
+///
+/// # Errors
+/// As [`rms_norm_backward`].
+pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, epsilon: f32, upstream: &Tensor) -> Result<Tensor> {
+    backward(x, weight, epsilon, upstream, Norm::Layer, "layer_norm_backward")
+}
+
+/// Gradients of [`Tensor::layer_norm`] with respect to weight and bias, each `[hidden]`: `Σ upstream·x̂` and
+/// `Σ upstream` over all rows.
+///
+/// # Errors
+/// As [`rms_norm_backward`].
+pub fn layer_norm_parameter_gradients(x: &Tensor, epsilon: f32, upstream: &Tensor) -> Result<(Tensor, Tensor)> {
+    parameter_gradients(x, epsilon, upstream, Norm::Layer, "layer_norm_parameter_gradients")
+}
+
+fn forward(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    epsilon: f32,
+    norm: Norm,
+    name: &'static str,
+) -> Result<Tensor> {
+    let hidden = checked_hidden(x, name)?;
+    for parameter in [Some(weight), bias].into_iter().flatten() {
+        check_operand(x, parameter, &[hidden], name)?;
+    }
+    if x.elements() == 0 {
+        return Tensor::zeros(x.device(), x.shape(), DType::F32);
+    }
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    match x.device().backend() {
+        Backend::Cpu => cpu::forward(&x, &weight, bias.as_ref(), epsilon, norm),
+        Backend::Gpu(device) => gpu::forward(device, &x, &weight, bias.as_ref(), epsilon, norm, name),
+    }
+}
+
+fn backward(
+    x: &Tensor,
+    weight: &Tensor,
+    epsilon: f32,
+    upstream: &Tensor,
+    norm: Norm,
+    name: &'static str,
+) -> Result<Tensor> {
+    let hidden = checked_hidden(x, name)?;
+    check_operand(x, weight, &[hidden], name)?;
+    check_operand(x, upstream, x.shape(), name)?;
+    if x.elements() == 0 {
+        return Tensor::zeros(x.device(), x.shape(), DType::F32);
+    }
+    let (x, weight, upstream) = (x.contiguous()?, weight.contiguous()?, upstream.contiguous()?);
+    match x.device().backend() {
+        Backend::Cpu => cpu::backward(&x, &weight, epsilon, &upstream, norm),
+        Backend::Gpu(device) => gpu::backward(device, &x, &weight, epsilon, &upstream, norm, name),
+    }
+}
+
+/// The gradients of weight and bias; for RMS normalisation the second is the first again and of no meaning.
+fn parameter_gradients(
+    x: &Tensor,
+    epsilon: f32,
+    upstream: &Tensor,
+    norm: Norm,
+    name: &'static str,
+) -> Result<(Tensor, Tensor)> {
+    let hidden = checked_hidden(x, name)?;
+    check_operand(x, upstream, x.shape(), name)?;
+    if x.elements() == 0 {
+        let zeros = Tensor::zeros(x.device(), &[hidden], DType::F32)?;
+        return Ok((zeros.clone(), zeros));
+    }
+    let (x, upstream) = (x.contiguous()?, upstream.contiguous()?);
+    let gradients = match x.device().backend() {
+        Backend::Cpu => cpu::parameter_gradients(&x, epsilon, &upstream, norm)?,
+        Backend::Gpu(device) => gpu::parameter_gradients(device, &x, epsilon, &upstream, norm, name)?,
+    };
+    // [1 or 2, hidden]: the weight's gradient first, the bias's last.
+    Ok((gradients.select(0, 0)?, gradients.select(0, gradients.shape()[0] - 1)?))
+}
+
+/// The extent of the normalised axis.
+fn checked_hidden(x: &Tensor, operation: &'static str) -> Result<usize> {
+    x.expect_dtype(operation, DType::F32)?;
+    match x.shape().last() {
+        Some(&hidden) => Ok(hidden),
+        None => Err(TensorError::Shape { operation, expected: "at least one axis".into(), found: *x.shape() }),
+    }
+}
+
+fn check_operand(x: &Tensor, operand: &Tensor, shape: &[usize], operation: &'static str) -> Result<()> {
+    operand.expect_dtype(operation, DType::F32)?;
+    x.expect_same_device(operation, operand)?;
+    operand.expect_shape(operation, shape)
+}
