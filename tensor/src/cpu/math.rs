@@ -2,7 +2,7 @@
 //! Errors are stated in units of the last place against f64, and tested.
 
 #[inline(always)]
-fn fused(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fused(a: f32, b: f32, c: f32) -> f32 {
     // Without the instruction `mul_add` is a slow library call.
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }

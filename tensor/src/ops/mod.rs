@@ -2,6 +2,7 @@
 //! `kernel.wgsl` with its launch in `gpu.rs`, tests in `tests.rs`. To add one, copy a folder and name it here.
 
 mod adamw_update;
+mod attention;
 mod binary;
 mod copy;
 mod cross_entropy;
@@ -14,12 +15,14 @@ mod global_norm;
 mod norm;
 mod random;
 mod reduce;
+mod rotary;
 mod sgd_update;
 mod slots;
 mod softmax;
 mod unary;
 
 pub use adamw_update::{AdamWStep, AdamWTarget, adamw_update_in_place};
+pub use attention::{AttentionConfig, AttentionOutput, attention, attention_backward};
 pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward};
 pub use embedding::embedding_gradient;
 pub use gated_unit::silu_mul_backward;
@@ -27,4 +30,5 @@ pub use gather::{check_ids, scatter_add};
 pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
 pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_backward, rms_norm_weight_gradient};
 pub use random::RandomKey;
+pub use rotary::{rotary, rotary_backward};
 pub use sgd_update::{SgdStep, SgdTarget, sgd_update_in_place};
