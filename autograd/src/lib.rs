@@ -47,7 +47,7 @@ pub use clip::clip_by_global_norm;
 pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
 pub use parameters::Parameters;
-pub use rules::mse_loss;
+pub use rules::{cross_entropy, mse_loss};
 pub use schedule::{Decay, Schedule};
 pub use tape::{Tape, record};
 pub use tensor::{Result, TensorError};

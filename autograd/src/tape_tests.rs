@@ -103,7 +103,8 @@ fn wrong_rules_are_errors() {
 fn block(tape: &Tape, x: &Var, number: u64) -> tensor::Result<Var> {
     let weight = tape.leaf(&format!("weight.{number}"), &tensor(number, &[4]));
     let shared = tape.leaf("shared", &tensor(99, &[4]));
-    let h = x.mul(&weight)?.add(&shared)?.silu()?.mul(&weight)?.mul(&shared)?;
+    let key = tensor::RandomKey { seed: 7, stream: number, step: 3 };
+    let h = x.mul(&weight)?.add(&shared)?.silu()?.dropout(0.3, key)?.mul(&weight)?.mul(&shared)?;
     x.add(&h.tanh()?)
 }
 

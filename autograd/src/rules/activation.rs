@@ -59,7 +59,10 @@ impl Var {
         let for_gate = keep_if(self.requires_gradient(), up);
         let for_up = up.requires_gradient();
         Ok(record("silu_mul", &[self, up], output, move |dy| match (for_gate, for_up) {
-            (Some(up), true) => Ok(vec![Some(gate.silu_backward(&up.mul(dy)?)?), Some(gate.silu_mul(dy)?)]),
+            (Some(up), true) => {
+                let (dgate, dup) = tensor::silu_mul_backward(&gate, &up, dy)?;
+                Ok(vec![Some(dgate), Some(dup)])
+            }
             (Some(up), false) => Ok(vec![Some(gate.silu_backward(&up.mul(dy)?)?), None]),
             (None, _) => Ok(vec![None, Some(gate.silu_mul(dy)?)]),
         }))

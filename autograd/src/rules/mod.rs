@@ -10,12 +10,17 @@
 mod activation;
 mod arithmetic;
 mod cast;
+mod dropout;
+mod embedding;
+mod indexing;
 mod loss;
+mod normalization;
 mod reduce;
+mod softmax;
 mod unary;
 mod view;
 
-pub use loss::mse_loss;
+pub use loss::{cross_entropy, mse_loss};
 
 use tensor::{Result, Shape, Tensor};
 
