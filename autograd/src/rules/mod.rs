@@ -9,6 +9,7 @@
 
 mod activation;
 mod arithmetic;
+mod attention;
 mod cast;
 mod dropout;
 mod embedding;
@@ -16,6 +17,7 @@ mod indexing;
 mod loss;
 mod normalization;
 mod reduce;
+mod rotary;
 mod softmax;
 mod unary;
 mod view;

@@ -52,7 +52,6 @@ impl Var {
 mod tests {
     use tensor::testing::on_each_backend;
 
-    use super::*;
     use crate::check::{check_gradients, random_cases};
 
     on_each_backend! {
