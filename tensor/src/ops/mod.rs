@@ -12,6 +12,7 @@ mod fill;
 mod gated_unit;
 mod gather;
 mod global_norm;
+pub mod linalg;
 mod norm;
 mod random;
 mod reduce;
