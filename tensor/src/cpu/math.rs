@@ -12,8 +12,12 @@ pub(crate) fn fused(a: f32, b: f32, c: f32) -> f32 {
 /// Range reduction x = n·ln 2 + r with |r| ≤ ln 2 / 2, Taylor's series of eʳ to r⁷, then scaling by 2ⁿ in two halves.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
+    // 1.5·2²³: adding it rounds to an integer, which then stands in the low bits. A cast to i32 would saturate, and
+    // the compiler does not vectorise that. For a NaN the bits are of no use, but the product is NaN all the same.
+    const ROUND: f32 = 12_582_912.0;
     let bounded = x.clamp(-105.0, 89.0);
-    let n = (bounded * std::f32::consts::LOG2_E).round_ties_even();
+    let shifted = fused(bounded, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     // ln 2 in two parts: the first has few bits, so that n times it is exact.
     let r = fused(n, -0.693_359_4, bounded);
     let r = fused(n, 2.121_944_4e-4, r);
@@ -25,7 +29,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = fused(p, r, 0.5);
     p = fused(p, r, 1.0);
     p = fused(p, r, 1.0);
-    let n = n as i32;
+    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = n >> 1;
     let power = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
     p * power(half) * power(n - half)

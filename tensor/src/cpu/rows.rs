@@ -57,8 +57,8 @@ pub(crate) fn sum<const N: usize>(inputs: [&[f32]; N], map: impl Fn([f32; N]) ->
 /// The largest element; NaN if there is one, −∞ for no elements.
 #[inline(always)]
 pub(crate) fn maximum(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
-    fold([values], f32::NEG_INFINITY, |[x]| x, larger, |a, b| if a > b || a.is_nan() { a } else { b }) as f32
+    let larger = |a: f32, b: f32| if (a > b) | a.is_nan() { a } else { b };
+    fold([values], f32::NEG_INFINITY, |[x]| x, larger, |a, b| if (a > b) | a.is_nan() { a } else { b }) as f32
 }
 
 /// Calls `task(index, chunk)` for each chunk of `chunk` elements (the last may be shorter), in parallel if asked.

@@ -18,7 +18,8 @@ const TILE: usize = 256;
 /// Rows folded in f32 before the result joins the f64 totals.
 const BLOCK_ROWS: usize = 32;
 
-/// How two values combine, in both widths.
+/// How two values combine, in both widths. Comparisons are joined by `|`: the branch of `||` may keep a loop from
+/// vectorising.
 trait Combine: Sync {
     const IDENTITY: f32;
     fn narrow(a: f32, b: f32) -> f32;
@@ -45,11 +46,11 @@ impl Combine for Maximum {
     const IDENTITY: f32 = f32::NEG_INFINITY;
     #[inline(always)]
     fn narrow(a: f32, b: f32) -> f32 {
-        if a > b || a.is_nan() { a } else { b }
+        if (a > b) | a.is_nan() { a } else { b }
     }
     #[inline(always)]
     fn wide(a: f64, b: f64) -> f64 {
-        if a > b || a.is_nan() { a } else { b }
+        if (a > b) | a.is_nan() { a } else { b }
     }
 }
 
@@ -57,11 +58,11 @@ impl Combine for Minimum {
     const IDENTITY: f32 = f32::INFINITY;
     #[inline(always)]
     fn narrow(a: f32, b: f32) -> f32 {
-        if a < b || a.is_nan() { a } else { b }
+        if (a < b) | a.is_nan() { a } else { b }
     }
     #[inline(always)]
     fn wide(a: f64, b: f64) -> f64 {
-        if a < b || a.is_nan() { a } else { b }
+        if (a < b) | a.is_nan() { a } else { b }
     }
 }
 
