@@ -133,8 +133,10 @@ fn scatter_rows(source: &[f32], from: &Layout, ids: &[usize], inner: usize, out:
             let row = task * rows_per_task + line;
             let first = if row == 0 { 0 } else { ends[row - 1] };
             for &i in &order[first..ends[row]] {
-                for (c, value) in out.iter_mut().enumerate() {
-                    *value += source[position(from, 0, i, c)];
+                let start = position(from, 0, i, 0);
+                match from.strides[2] {
+                    1 => out.iter_mut().zip(&source[start..start + inner]).for_each(|(value, x)| *value += x),
+                    step => out.iter_mut().enumerate().for_each(|(c, value)| *value += source[start + c * step]),
                 }
             }
         }
