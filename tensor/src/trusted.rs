@@ -46,3 +46,80 @@ impl Deref for MappedFile {
         &self.0
     }
 }
+
+/// A matrix within a slice: element `(row, column)` is `values[offset + row·row_stride + column·column_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub values: &'a [f32],
+    pub offset: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub column_stride: usize,
+}
+
+impl Matrix<'_> {
+    /// Panics unless every element lies within the slice.
+    fn check(&self) {
+        if self.rows > 0 && self.columns > 0 {
+            let down = (self.rows - 1).checked_mul(self.row_stride);
+            let across = (self.columns - 1).checked_mul(self.column_stride);
+            let last = down.zip(across).and_then(|(down, across)| down.checked_add(across)?.checked_add(self.offset));
+            assert!(last.is_some_and(|last| last < self.values.len()), "the matrix reaches past its slice");
+        }
+    }
+}
+
+/// `out = alpha·(a x b)`, plus `out` itself if `accumulate`, where row `i` of the result begins at `out[i·out_stride]`.
+/// With `parallel` all threads of the current rayon pool take part. `b` has at least one row.
+///
+/// # Panics
+/// When the extents do not fit each other or a matrix does not fit its slice.
+pub(crate) fn gemm(
+    out: &mut [f32],
+    out_stride: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    alpha: f32,
+    accumulate: bool,
+    parallel: bool,
+) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert!(b.rows == k && k > 0 && out_stride >= n, "the extents of a product do not fit each other");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let last = (m - 1).checked_mul(out_stride).and_then(|start| start.checked_add(n - 1));
+    assert!(last.is_some_and(|last| last < out.len()), "the result reaches past its slice");
+    a.check();
+    b.check();
+    let parallelism = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    // SAFETY: the checks above keep every element that the strides address within its slice; `out` is borrowed
+    // mutably, so it overlaps neither operand, and its rows do not overlap since `out_stride >= n`. Slices of f32 are
+    // at most `isize::MAX` bytes long, so that offsets and strides within them fit `isize`; a stride that exceeds the
+    // slice belongs to an axis of extent 1 and is replaced.
+    unsafe {
+        let stride = |extent: usize, stride: usize| if extent > 1 { stride as isize } else { 0 };
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_stride.min(out.len()) as isize,
+            accumulate,
+            a.values.as_ptr().add(a.offset),
+            stride(k, a.column_stride),
+            stride(m, a.row_stride),
+            b.values.as_ptr().add(b.offset),
+            stride(n, b.column_stride),
+            stride(k, b.row_stride),
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

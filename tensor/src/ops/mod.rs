@@ -14,6 +14,7 @@ mod gated_unit;
 mod gather;
 mod global_norm;
 pub mod linalg;
+mod matmul;
 mod norm;
 mod pad;
 mod random;
