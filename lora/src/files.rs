@@ -37,7 +37,7 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
 }
 
 /// Makes a rename survive a power cut. Only Unix lets a directory be opened for this.
-fn sync_directory(directory: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 

@@ -2,20 +2,62 @@
 //!
 //! What lives here: everything that knows that a linear layer may carry an adapter. What does not: architectures of
 //! models, tokenizers, command lines.
+//!
+//! Adapters go to a model's linear modules by name; the layer reads them from the pass it takes part in:
+//! ```
+//! use autograd::{Tape, Var};
+//! use lora::{AdapterOrigin, AdapterSet, DropoutSource, Forward, Linear, LoraConfig, Targets};
+//! use tensor::{DType, Device, Tensor};
+//!
+//! let device = Device::cpu();
+//! let layer = Linear::new("layers.0.q_proj", Tensor::ones(&device, &[3, 4], DType::Bf16)?, None)?;
+//! let config = LoraConfig { rank: 2, targets: Targets::names(["q_proj"]), ..LoraConfig::default() };
+//! let adapters = AdapterSet::new(config, &[layer.shape()], &device, 0)?;
+//! let tape = Tape::new();
+//! let pass = Forward::training(&tape, &adapters, DropoutSource { seed: 0, step: 0 });
+//! let y = layer.forward(&pass, &Var::constant(Tensor::ones(&device, &[5, 4], DType::F32)?))?;
+//! let gradients = tape.backward(&y.square()?.mean(&[0, 1], false)?)?;
+//! assert_eq!(gradients.get("layers.0.q_proj.lora_B.weight").unwrap().shape()[..], [3, 2]);
+//! # let directory = std::env::temp_dir().join(format!("adapter-{}", std::process::id()));
+//! adapters.save(&directory, &AdapterOrigin::default())?; // as Python's PEFT reads it
+//! # std::fs::remove_dir_all(&directory).unwrap();
+//! # Ok::<(), lora::LoraError>(())
+//! ```
+//!
+//! [`Trainer`] is the training loop; [`GradientTransform`] and [`Regulariser`] are the two places where methods such as
+//! RefLoRA and ReLoRA enter it.
 #![forbid(unsafe_code)]
 
+mod adapter_set;
 mod batch;
 mod config;
 mod error;
 mod files;
+mod forward;
+mod init;
+mod linear;
+mod merge;
+mod metrics;
+mod peft;
 mod peft_config;
 mod sources;
 mod targets;
+mod trainer;
 
+pub use adapter_set::{Adapter, AdapterSet, Factors};
 pub use batch::{Batch, BatchSource, HostBatch, IGNORED};
 pub use config::{LoraConfig, Overrides};
 pub use error::{LoraError, Result};
 pub use files::write_whole;
+pub use forward::{DropoutSource, Forward, Model};
+pub use init::kaiming_uniform;
+pub use linear::Linear;
+pub use metrics::MetricsWriter;
+pub use peft::{CONFIG_FILE, WEIGHTS_FILE};
 pub use peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
 pub use sources::{Example, PackedTokens, PaddedExamples};
 pub use targets::{Matcher, ModuleShape, Targets};
+pub use trainer::{
+    Best, CheckpointReport, Evaluation, EvaluationReport, GradientTransform, Length, Observer, Outcome, Regulariser,
+    StepReport, Trainer, TrainingOptions, Unchanged, evaluate, latest_checkpoint,
+};

@@ -1,0 +1,270 @@
+//! The adapters of one model: two factors for each adapted module, by the module's path.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use autograd::Parameters;
+use tensor::{DType, Device, Tensor, TensorError};
+
+use crate::config::LoraConfig;
+use crate::error::{LoraError, Result};
+use crate::init;
+use crate::targets::ModuleShape;
+
+/// One module's adapter: where its factors are and how they are scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    /// The module's path.
+    pub module: String,
+    /// Name of the factor A `[rank, inputs]` among the parameters: `<module>.lora_A.weight`.
+    pub a: String,
+    /// Name of the factor B `[outputs, rank]` among the parameters: `<module>.lora_B.weight`.
+    pub b: String,
+    /// Columns of the module's weight.
+    pub inputs: usize,
+    /// Rows of the module's weight.
+    pub outputs: usize,
+    /// Rank of the update.
+    pub rank: usize,
+    /// The factor s of `s·B·A`.
+    pub scaling: f32,
+}
+
+/// The two factors of one adapter.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors<'a> {
+    /// A, f32 `[rank, inputs]`.
+    pub a: &'a Tensor,
+    /// B, f32 `[outputs, rank]`.
+    pub b: &'a Tensor,
+    /// The factor s of `s·B·A`.
+    pub scaling: f32,
+}
+
+/// A set of low-rank adapters: configuration, and the trainable factors by PEFT's names (without its prefix).
+///
+/// Cloning is cheap and keeps the values as they are: a holder of a clone does not see later updates. While a clone
+/// lives, an update in place has to copy what it changes.
+#[derive(Clone, Debug)]
+pub struct AdapterSet {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
+    config: LoraConfig,
+    device: Device,
+    adapters: BTreeMap<String, Adapter>,
+    parameters: Parameters,
+}
+
+impl AdapterSet {
+    /// Fresh adapters on the modules that the configuration targets: A is Kaiming-uniform, B is zero, so that the model
+    /// computes what it did before. The numbers depend on the seed and each factor's name only.
+    ///
+    /// # Errors
+    /// [`LoraError::Target`] when a target matches no module, [`LoraError::Setting`], or the device's own errors.
+    pub fn new(config: LoraConfig, modules: &[ModuleShape], device: &Device, seed: u64) -> Result<Self> {
+        config.targets.select_all(modules)?;
+        Self::from_factors(config, modules, device, |adapter| init::fresh_factors(adapter, device, seed))
+    }
+
+    /// Adapters with given factors on the modules that the configuration targets: `factors` makes A `[rank, inputs]`
+    /// and B `[outputs, rank]` for each.
+    ///
+    /// # Errors
+    /// [`LoraError::Target`] when no module is targeted, [`LoraError::Setting`], [`LoraError::Tensor`] for factors of
+    /// another shape or type than f32, or what `factors` returns.
+    pub fn from_factors(
+        config: LoraConfig,
+        modules: &[ModuleShape],
+        device: &Device,
+        mut factors: impl FnMut(&Adapter) -> Result<(Tensor, Tensor)>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let (mut adapters, mut parameters) = (BTreeMap::new(), Parameters::new());
+        for module in config.targets.select(modules)? {
+            let adapter = describe(&config, module)?;
+            let (a, b) = factors(&adapter)?;
+            check_factors(&adapter, &a, &b)?;
+            parameters.insert(adapter.a.clone(), a.to_device(device)?)?;
+            parameters.insert(adapter.b.clone(), b.to_device(device)?)?;
+            adapters.insert(module.name.clone(), adapter);
+        }
+        Ok(AdapterSet { inner: Arc::new(Inner { config, device: device.clone(), adapters, parameters }) })
+    }
+
+    /// What the configuration would adapt, without making any factors: for counting parameters and memory.
+    ///
+    /// # Errors
+    /// [`LoraError::Target`] when no module is targeted, or [`LoraError::Setting`].
+    pub fn plan(config: &LoraConfig, modules: &[ModuleShape]) -> Result<Vec<Adapter>> {
+        config.validate()?;
+        config.targets.select(modules)?.into_iter().map(|module| describe(config, module)).collect()
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LoraConfig {
+        &self.inner.config
+    }
+
+    /// Sets the dropout of training: a property of a run rather than of the adapter.
+    ///
+    /// # Errors
+    /// [`LoraError::Setting`] for a probability outside 0..1.
+    pub fn set_dropout(&mut self, dropout: f32) -> Result<()> {
+        let config = LoraConfig { dropout, ..self.inner.config.clone() };
+        config.validate()?;
+        Arc::make_mut(&mut self.inner).config = config;
+        Ok(())
+    }
+
+    /// The device the factors are on.
+    pub fn device(&self) -> &Device {
+        &self.inner.device
+    }
+
+    /// The adapters by module path, in order.
+    pub fn adapters(&self) -> impl ExactSizeIterator<Item = &Adapter> {
+        self.inner.adapters.values()
+    }
+
+    /// The adapter of one module.
+    pub fn adapter(&self, module: &str) -> Option<&Adapter> {
+        self.inner.adapters.get(module)
+    }
+
+    /// The factors of one module's adapter.
+    pub fn factors(&self, module: &str) -> Option<Factors<'_>> {
+        let adapter = self.adapter(module)?;
+        let parameters = &self.inner.parameters;
+        Some(Factors { a: parameters.get(&adapter.a)?, b: parameters.get(&adapter.b)?, scaling: adapter.scaling })
+    }
+
+    /// Replaces the factors of one module's adapter.
+    ///
+    /// # Errors
+    /// [`LoraError::Setting`] when the module has no adapter; [`LoraError::Tensor`] for other shapes or types.
+    pub fn set_factors(&mut self, module: &str, a: Tensor, b: Tensor) -> Result<()> {
+        let inner = Arc::make_mut(&mut self.inner);
+        let adapter = inner
+            .adapters
+            .get(module)
+            .ok_or_else(|| LoraError::Setting { setting: "module", message: format!("`{module}` has no adapter") })?;
+        check_factors(adapter, &a, &b)?;
+        inner.parameters.insert(adapter.a.clone(), a.to_device(&inner.device)?)?;
+        inner.parameters.insert(adapter.b.clone(), b.to_device(&inner.device)?)?;
+        Ok(())
+    }
+
+    /// The trainable tensors by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.inner.parameters
+    }
+
+    /// The trainable tensors by name, to be updated. Shapes and names must stay as they are.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut Arc::make_mut(&mut self.inner).parameters
+    }
+}
+
+fn describe(config: &LoraConfig, module: &ModuleShape) -> Result<Adapter> {
+    Ok(Adapter {
+        module: module.name.clone(),
+        a: format!("{}.lora_A.weight", module.name),
+        b: format!("{}.lora_B.weight", module.name),
+        inputs: module.inputs,
+        outputs: module.outputs,
+        rank: config.rank_of(&module.name)?,
+        scaling: config.scaling_of(&module.name)?,
+    })
+}
+
+fn check_factors(adapter: &Adapter, a: &Tensor, b: &Tensor) -> Result<()> {
+    for (factor, shape) in [(a, [adapter.rank, adapter.inputs]), (b, [adapter.outputs, adapter.rank])] {
+        if factor.shape()[..] != shape {
+            let expected = format!("{shape:?} for the adapter of `{}`", adapter.module);
+            return Err(TensorError::Shape { operation: "adapter", expected, found: *factor.shape() }.into());
+        }
+        if factor.dtype() != DType::F32 {
+            let expected = "f32".into();
+            return Err(TensorError::DType { operation: "adapter", expected, found: factor.dtype() }.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::testing::on_each_backend;
+
+    use super::*;
+    use crate::targets::Targets;
+
+    fn modules() -> Vec<ModuleShape> {
+        vec![
+            ModuleShape::new("x.q_proj", 16, 6),
+            ModuleShape::new("y.q_proj", 16, 6),
+            ModuleShape::new("y.other", 5, 5),
+        ]
+    }
+
+    fn config() -> LoraConfig {
+        LoraConfig { rank: 3, targets: Targets::names(["q_proj"]), ..LoraConfig::default() }
+    }
+
+    on_each_backend! {
+        fn fresh_factors_depend_on_seed_and_name(device) {
+            let set = AdapterSet::new(config(), &modules(), device, 1).unwrap();
+            let names: Vec<_> = set.parameters().names().collect();
+            assert_eq!(
+                names,
+                ["x.q_proj.lora_A.weight", "x.q_proj.lora_B.weight", "y.q_proj.lora_A.weight", "y.q_proj.lora_B.weight"]
+            );
+            let a = |set: &AdapterSet, module: &str| set.factors(module).unwrap().a.to_vec::<f32>().unwrap();
+            let x = a(&set, "x.q_proj");
+            assert!(x.iter().all(|x| x.abs() <= 0.25), "1/√16 bounds them: {x:?}");
+            assert!(x.iter().any(|x| x.abs() > 0.2), "they fill the range: {x:?}");
+            assert_ne!(x, a(&set, "y.q_proj"));
+            assert_ne!(x, a(&AdapterSet::new(config(), &modules(), device, 2).unwrap(), "x.q_proj"));
+            assert_eq!(x, a(&AdapterSet::new(config(), &modules()[..1], &Device::cpu(), 1).unwrap(), "x.q_proj"));
+            assert!(set.factors("x.q_proj").unwrap().b.to_vec::<f32>().unwrap().iter().all(|&x| x == 0.0));
+            assert_eq!(set.factors("x.q_proj").unwrap().scaling, (16.0 / 3.0) as f32);
+            assert!(set.factors("y.other").is_none());
+        }
+    }
+
+    #[test]
+    fn clones_keep_their_values() {
+        let device = Device::cpu();
+        let mut set = AdapterSet::new(config(), &modules(), &device, 1).unwrap();
+        let before = set.clone();
+        let (a, b) = (Tensor::ones(&device, &[3, 16], DType::F32), Tensor::ones(&device, &[6, 3], DType::F32));
+        set.set_factors("x.q_proj", a.unwrap(), b.unwrap()).unwrap();
+        assert_eq!(set.factors("x.q_proj").unwrap().b.to_vec::<f32>().unwrap(), [1.0; 18]);
+        assert_eq!(before.factors("x.q_proj").unwrap().b.to_vec::<f32>().unwrap(), [0.0; 18]);
+    }
+
+    #[test]
+    fn factors_of_other_shapes_or_modules_are_refused() {
+        let device = Device::cpu();
+        let mut set = AdapterSet::new(config(), &modules(), &device, 1).unwrap();
+        let tensor = |shape: &[usize]| Tensor::zeros(&device, shape, DType::F32).unwrap();
+        let error = set.set_factors("x.q_proj", tensor(&[3, 16]), tensor(&[3, 6])).unwrap_err().to_string();
+        assert!(error.contains("[6, 3] for the adapter of `x.q_proj`"), "{error}");
+        assert!(set.set_factors("y.other", tensor(&[3, 5]), tensor(&[5, 3])).is_err());
+        let half = tensor(&[6, 3]).cast(DType::F16).unwrap();
+        assert!(set.set_factors("x.q_proj", tensor(&[3, 16]), half).is_err());
+        let misspelt = LoraConfig { targets: Targets::names(["q_proj", "qproj"]), ..config() };
+        assert!(AdapterSet::new(misspelt, &modules(), &device, 1).unwrap_err().to_string().contains("`qproj`"));
+    }
+
+    #[test]
+    fn a_plan_counts_without_making_anything() {
+        let plan = AdapterSet::plan(&config(), &modules()).unwrap();
+        let elements: usize = plan.iter().map(|adapter| adapter.rank * (adapter.inputs + adapter.outputs)).sum();
+        let set = AdapterSet::new(config(), &modules(), &Device::cpu(), 1).unwrap();
+        assert_eq!(elements, set.parameters().elements());
+        assert!(set.adapters().eq(plan.iter()));
+    }
+}

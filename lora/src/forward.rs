@@ -1,0 +1,80 @@
+//! What a forward pass needs to know besides its input, and what the engine needs to know of a model.
+
+use autograd::{Tape, Var};
+use tensor::{Device, RandomKey};
+
+use crate::adapter_set::AdapterSet;
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::targets::ModuleShape;
+
+/// A model as training, evaluation and restoration see it: linear modules with names, and a loss.
+pub trait Model {
+    /// Every linear module that can carry an adapter.
+    fn modules(&self) -> Vec<ModuleShape>;
+
+    /// The mean loss over the batch's valid labels: a scalar.
+    ///
+    /// # Errors
+    /// Batches that do not suit the model, or the device's own errors.
+    fn loss(&self, forward: &Forward, batch: &Batch) -> Result<Var>;
+
+    /// The device the weights are on.
+    fn device(&self) -> &Device;
+}
+
+/// The circumstances of one forward pass: where it is recorded, which adapters apply, whether it trains.
+#[derive(Clone)]
+pub struct Forward {
+    /// What records the operations; an inference tape records nothing.
+    pub tape: Tape,
+    /// The adapters; `None` for the base model alone.
+    pub adapters: Option<AdapterSet>,
+    /// Where dropout gets its masks; `None` in evaluation, which drops nothing.
+    pub dropout: Option<DropoutSource>,
+}
+
+impl Forward {
+    /// A pass that trains: recorded, and with dropout.
+    pub fn training(tape: &Tape, adapters: &AdapterSet, dropout: DropoutSource) -> Self {
+        Forward { tape: tape.clone(), adapters: Some(adapters.clone()), dropout: Some(dropout) }
+    }
+
+    /// A pass that only computes: nothing is recorded, nothing is dropped.
+    pub fn evaluation(adapters: Option<&AdapterSet>) -> Self {
+        Forward { tape: Tape::inference(), adapters: adapters.cloned(), dropout: None }
+    }
+
+    /// Activation checkpointing, see [`Tape::checkpoint`]: `segment` runs under the same circumstances, but on the tape
+    /// that it is given, and once more in the backward pass.
+    ///
+    /// # Errors
+    /// What `segment` returns.
+    pub fn checkpoint<F>(&self, inputs: &[&Var], segment: F) -> tensor::Result<Var>
+    where
+        F: Fn(&Forward, &[Var]) -> tensor::Result<Var> + 'static,
+    {
+        // The tape keeps the segment, so the segment must not hold the tape: neither would ever be freed.
+        let (adapters, dropout) = (self.adapters.clone(), self.dropout);
+        self.tape.checkpoint(inputs, move |tape, inputs| {
+            segment(&Forward { tape: tape.clone(), adapters: adapters.clone(), dropout }, inputs)
+        })
+    }
+}
+
+/// Where the dropout masks of one pass come from: the run's seed and the number of the pass. A mask is a function of
+/// these, the place's name and the element's index, so that recomputation drops the same elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropoutSource {
+    /// The run's seed.
+    pub seed: u64,
+    /// Number of the forward pass in the run; each micro-batch has its own.
+    pub step: u64,
+}
+
+impl DropoutSource {
+    /// The key of the mask at one place of the model.
+    pub fn key(&self, place: &str) -> RandomKey {
+        RandomKey::named(self.seed, place, self.step)
+    }
+}

@@ -1,0 +1,103 @@
+//! Folding adapters into weights, and taking them out again.
+
+use tensor::{DType, Tensor};
+
+use crate::adapter_set::AdapterSet;
+use crate::error::{LoraError, Result};
+
+impl AdapterSet {
+    /// `W + s·B·A` for the module's adapter, summed in f32 and rounded once to the weight's own type; the weight itself
+    /// where the module has no adapter.
+    ///
+    /// # Errors
+    /// [`LoraError::NotFinite`] naming the module when the result holds NaN or infinity (a factor that does, or an f16
+    /// weight that overflows); [`LoraError::Tensor`] for a weight of another shape.
+    pub fn merge(&self, module: &str, weight: &Tensor) -> Result<Tensor> {
+        self.shifted(module, weight, 1.0)
+    }
+
+    /// `W − s·B·A`: undoes [`AdapterSet::merge`] up to rounding. To get the base back bit for bit, keep it.
+    ///
+    /// # Errors
+    /// As [`AdapterSet::merge`].
+    pub fn unmerge(&self, module: &str, weight: &Tensor) -> Result<Tensor> {
+        self.shifted(module, weight, -1.0)
+    }
+
+    fn shifted(&self, module: &str, weight: &Tensor, sign: f32) -> Result<Tensor> {
+        let Some(factors) = self.factors(module) else {
+            return Ok(weight.clone());
+        };
+        let scaling = sign * factors.scaling;
+        let sum = weight.cast(DType::F32)?.matmul_accumulate(factors.b, factors.a, scaling)?;
+        let stored = sum.cast(weight.dtype())?;
+        if !is_finite(&stored)? {
+            let hint = if weight.dtype() == DType::F16 { "; f16 ends at 65504, merge into bf16 or f32" } else { "" };
+            return Err(LoraError::NotFinite {
+                tensor: format!("{module}.weight"),
+                message: format!("merging the adapter gives NaN or infinity in {}{hint}", weight.dtype()),
+            });
+        }
+        Ok(stored)
+    }
+}
+
+/// Whether every element is finite. Waits for the device.
+pub(crate) fn is_finite(values: &Tensor) -> Result<bool> {
+    if values.elements() == 0 {
+        return Ok(true);
+    }
+    let axes: Vec<usize> = (0..values.rank()).collect();
+    // The largest magnitude is infinite if any is, and NaN if any is.
+    let largest = values.cast(DType::F32)?.abs()?.max(&axes, false)?;
+    Ok(largest.item::<f32>()?.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::Device;
+    use tensor::testing::on_each_backend;
+
+    use super::*;
+    use crate::{LoraConfig, ModuleShape, Targets};
+
+    fn set(device: &Device, factor: f32) -> AdapterSet {
+        let config = LoraConfig { rank: 1, alpha: 2.0, targets: Targets::AllLinear, ..LoraConfig::default() };
+        AdapterSet::from_factors(config, &[ModuleShape::new("m", 3, 2)], device, |_| {
+            let a = Tensor::from_slice(device, &[1, 3], &[1.0f32, -2.0, factor])?;
+            Ok((a, Tensor::from_slice(device, &[2, 1], &[0.5f32, 3.0])?))
+        })
+        .unwrap()
+    }
+
+    on_each_backend! {
+        fn merging_adds_the_scaled_product_and_unmerging_takes_it_out(device) {
+            let weight = Tensor::from_slice(device, &[2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+            let set = set(device, 0.25);
+            for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                let weight = weight.cast(dtype).unwrap();
+                let merged = set.merge("m", &weight).unwrap();
+                assert_eq!(merged.dtype(), dtype);
+                let values = |tensor: &Tensor| tensor.cast(DType::F32).unwrap().to_vec::<f32>().unwrap();
+                assert_eq!(values(&merged), [2.0, 0.0, 3.25, 10.0, -7.0, 7.5], "{dtype}");
+                assert_eq!(values(&set.unmerge("m", &merged).unwrap()), values(&weight), "{dtype}");
+                assert_eq!(values(&set.merge("other", &weight).unwrap()), values(&weight));
+            }
+            assert_eq!(weight.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "the base is never written");
+        }
+
+        fn what_is_not_finite_is_named(device) {
+            let weight = Tensor::ones(device, &[2, 3], DType::F32).unwrap();
+            for (factor, dtype) in [
+                (f32::NAN, DType::F32),
+                (f32::INFINITY, DType::Bf16),
+                (f32::NEG_INFINITY, DType::F32),
+                (1e5, DType::F16),
+            ] {
+                let error = set(device, factor).merge("m", &weight.cast(dtype).unwrap()).unwrap_err().to_string();
+                assert!(error.starts_with("m.weight: merging") && error.contains(dtype.name()), "{error}");
+            }
+            set(device, 1e5).merge("m", &weight.cast(DType::Bf16).unwrap()).unwrap();
+        }
+    }
+}
