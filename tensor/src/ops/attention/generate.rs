@@ -31,8 +31,6 @@ pub(super) struct Config {
     pub head_dim: usize,
     /// Rows of the register block, 1 to 4: a tile has sixteen times as many rows.
     pub block_rows: usize,
-    pub causal: bool,
-    pub masked: bool,
     /// Operands are read in vectors of four: offsets, strides and head_dim are multiples of 4.
     pub aligned: bool,
 }
@@ -50,15 +48,8 @@ impl Config {
             Kernel::QueryGradient => "attention_query_gradient",
             Kernel::KeyValueGradient => "attention_key_value_gradient",
         };
-        let flag = |on, text| if on { text } else { "" };
-        format!(
-            "{kernel}_{}x{}{}{}{}",
-            self.head_dim,
-            self.rows(),
-            flag(self.causal, "_causal"),
-            flag(self.masked, "_masked"),
-            flag(self.aligned, "_aligned")
-        )
+        let aligned = if self.aligned { "_aligned" } else { "" };
+        format!("{kernel}_{}x{}{aligned}", self.head_dim, self.rows())
     }
 
     fn chunks(&self) -> usize {
@@ -87,8 +78,7 @@ pub(super) fn generate(config: &Config) -> String {
     line(&mut out, &format!("// Generated: {}", config.name()));
     line(&mut out, &format!("const HEAD_DIM: u32 = {}u;", config.head_dim));
     line(&mut out, &format!("const ROWS: u32 = {}u;", config.rows()));
-    line(&mut out, &format!("const COLUMNS: u32 = {COLUMNS}u;"));
-    line(&mut out, &format!("const CAUSAL: bool = {};\n", config.causal));
+    line(&mut out, &format!("const COLUMNS: u32 = {COLUMNS}u;\n"));
     let mut bindings = Bindings { out: &mut out, next: 0 };
     for name in inputs {
         bindings.add(name, "read", if config.aligned { "vec4<f32>" } else { "f32" });
@@ -96,9 +86,7 @@ pub(super) fn generate(config: &Config) -> String {
     if let Some(terms) = terms {
         bindings.add(terms, "read", "vec2<f32>");
     }
-    if config.masked {
-        bindings.add("key_mask", "read", "u32");
-    }
+    bindings.add("key_mask", "read", "u32");
     let vector_output = config.head_dim.is_multiple_of(4);
     for name in outputs {
         bindings.add(name, "read_write", if vector_output { "vec4<f32>" } else { "f32" });
@@ -114,7 +102,6 @@ pub(super) fn generate(config: &Config) -> String {
     for name in outputs {
         out.push_str(&storer(vector_output, name));
     }
-    out.push_str(&keep(config.masked));
     out.push('\n');
     expand(config, template, &mut out);
     out
@@ -174,21 +161,6 @@ fn storer(vector: bool, name: &str) -> String {
         }
     }
     text + "}\n"
-}
-
-/// `keep(batch, key)`: whether a key exists and is not hidden by the mask.
-fn keep(masked: bool) -> String {
-    let mut text = String::from("\nfn keep(batch: u32, key: u32) -> bool {\n");
-    if masked {
-        text += "    if (key >= params.keys) { return false; }\n";
-        text += "    return key_mask[params.mask.x + batch * params.mask.y + key * params.mask.z] != 0u;\n}\n";
-    } else {
-        text += "    return key < params.keys;\n}\n";
-    }
-    text += "\nfn keep4(batch: u32, key: vec4<u32>) -> vec4<bool> {\n";
-    text +=
-        "    return vec4<bool>(keep(batch, key.x), keep(batch, key.y), keep(batch, key.z), keep(batch, key.w));\n}\n";
-    text
 }
 
 /// Writes a template's lines, repeating and inserting as they ask.

@@ -89,19 +89,12 @@ fn configure(problem: &Problem<'_>, kernel: Kernel, rows: usize, aligned: bool) 
         2 => 2,
         _ => largest,
     };
-    Config {
-        kernel,
-        head_dim: problem.head_dim,
-        block_rows,
-        causal: problem.causal,
-        masked: problem.key_mask.is_some(),
-        aligned,
-    }
+    Config { kernel, head_dim: problem.head_dim, block_rows, aligned }
 }
 
 fn params(problem: &Problem<'_>, operands: &Operands, row_blocks: usize) -> Params {
     let mask = problem.key_mask.map_or([0; 4], |mask| {
-        [mask.layout.offset as u32, mask.layout.strides[0] as u32, mask.layout.strides[1] as u32, 0]
+        [mask.layout.offset as u32, mask.layout.strides[0] as u32, mask.layout.strides[1] as u32, 1]
     });
     Params {
         q: placement(&operands.q),
@@ -169,7 +162,8 @@ fn launch(
     for operand in operands.all() {
         dispatch = dispatch.read(operand);
     }
-    for operand in terms.into_iter().chain(problem.key_mask) {
+    // Without a mask something must be bound in its place; it is not read.
+    for operand in terms.into_iter().chain([problem.key_mask.unwrap_or(problem.q)]) {
         dispatch = dispatch.read(operand);
     }
     for output in outputs {

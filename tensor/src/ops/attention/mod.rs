@@ -105,9 +105,8 @@ struct Problem<'a> {
     k: &'a Tensor,
     v: &'a Tensor,
     key_mask: Option<&'a Tensor>,
-    causal: bool,
     scale: f32,
-    /// Never more than `keys`, beyond which every query sees every key.
+    /// Query `i` sees keys up to `i + query_offset`. At most `keys`, which lets every query see every key.
     query_offset: usize,
     batch: usize,
     queries: usize,
@@ -155,9 +154,9 @@ impl<'a> Problem<'a> {
             let message = format!("the scale is {}; a finite number is needed", config.scale);
             return Err(TensorError::InvalidArgument { operation: name, message });
         }
-        let query_offset = config.query_offset.min(keys);
-        let (causal, scale) = (config.causal, config.scale);
-        Ok(Problem { q, k, v, key_mask, causal, scale, query_offset, batch, queries, heads, keys, kv_heads, head_dim })
+        let query_offset = if config.causal { config.query_offset.min(keys) } else { keys };
+        let scale = config.scale;
+        Ok(Problem { q, k, v, key_mask, scale, query_offset, batch, queries, heads, keys, kv_heads, head_dim })
     }
 
     fn log_sum_exp_shape(&self) -> Result<Shape> {
@@ -171,6 +170,6 @@ impl<'a> Problem<'a> {
 
     /// The end of the keys that any query before `query_end` sees.
     fn key_end(&self, query_end: usize) -> usize {
-        if self.causal { self.keys.min(query_end + self.query_offset) } else { self.keys }
+        self.keys.min(query_end + self.query_offset)
     }
 }

@@ -43,7 +43,8 @@ fn mask(batch: usize, keys: usize) -> impl Strategy<Value = Option<Vec<u32>>> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let head_dims = prop_oneof![1usize..=20, Just(33usize), Just(48), Just(64)];
+    // Few, since each is a kernel of its own, which a software GPU compiles slowly.
+    let head_dims = prop_oneof![Just(1usize), Just(5), Just(20)];
     let lengths = || prop_oneof![4 => 0usize..=9, 1 => 10usize..=40, 1 => Just(70usize)];
     (0usize..=2, lengths(), lengths(), 1usize..=2, 1usize..=3, head_dims, prop_oneof![Just(2.0f32), Just(20.0)])
         .prop_flat_map(|(batch, queries, keys, kv_heads, group, head_dim, range)| {
@@ -164,14 +165,18 @@ on_each_backend! {
     }
 
     fn many_tiles_and_every_head_dim(device) {
-        for (extents, offset) in [
+        let shapes = [
             ([1, 130, 2, 130, 1, 48], 0),
             ([1, 70, 1, 150, 1, 96], 80),
+            ([1, 20, 1, 20, 1, 255], 0),
             ([1, 40, 1, 40, 1, 80], 0),
             ([1, 70, 1, 33, 1, 128], 0),
-            ([1, 66, 1, 35, 1, 255], 3),
+            ([1, 66, 1, 35, 1, 33], 3),
             ([1, 20, 2, 66, 1, 256], 40),
-        ] {
+        ];
+        // A software GPU takes long to compile the kernels of long heads.
+        let count = if device.adapter().is_some_and(|adapter| adapter.is_software()) { 3 } else { shapes.len() };
+        for (extents, offset) in shapes.into_iter().take(count) {
             agrees(device, &fixed(extents, causal(extents[5], offset))).unwrap();
         }
     }
@@ -265,8 +270,8 @@ fn operands_that_do_not_fit_are_refused() {
 fn every_variant_is_valid_wgsl() {
     for kernel in [Kernel::Forward, Kernel::QueryGradient, Kernel::KeyValueGradient] {
         for (head_dim, aligned) in [(1, false), (48, true), (64, false), (64, true), (81, false), (256, true)] {
-            for (block_rows, causal, masked) in [(1, true, false), (2, false, true), (4, true, true)] {
-                let config = Config { kernel, head_dim, block_rows, causal, masked, aligned };
+            for block_rows in [1, 2, 4] {
+                let config = Config { kernel, head_dim, block_rows, aligned };
                 crate::gpu::validate(&config.name(), &generate(&config), &[]);
             }
         }
@@ -279,19 +284,12 @@ fn every_variant_is_valid_wgsl() {
 #[test]
 fn generated_kernels_are_the_snapshots() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/attention/snapshots");
-    let config = |kernel, head_dim, block_rows, masked, aligned| Config {
-        kernel,
-        head_dim,
-        block_rows,
-        causal: true,
-        masked,
-        aligned,
-    };
+    let config = |kernel, head_dim, block_rows, aligned| Config { kernel, head_dim, block_rows, aligned };
     for config in [
-        config(Kernel::Forward, 64, 4, false, true),
-        config(Kernel::QueryGradient, 64, 4, false, true),
-        config(Kernel::KeyValueGradient, 64, 4, false, true),
-        config(Kernel::Forward, 5, 1, true, false),
+        config(Kernel::Forward, 64, 4, true),
+        config(Kernel::QueryGradient, 64, 4, true),
+        config(Kernel::KeyValueGradient, 64, 4, true),
+        config(Kernel::Forward, 5, 1, false),
     ] {
         let path = directory.join(format!("{}.wgsl", config.name()));
         let text = generate(&config);

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::super::{AttentionOutput, Problem};
-use super::panel::{LANES, ROWS, multiply_columns, multiply_rows, panel_columns};
+use super::panel::{LANES, ROWS, blocks, multiply_columns, multiply_rows};
 use super::{KEY_TILE, Mask, Packed, Visibility, transpose_panel, visibility};
 use crate::cpu::{cpu, math};
 use crate::error::Result;
@@ -109,8 +109,8 @@ struct QueryPanel<'a> {
     upstream: Vec<[f32; LANES]>,
     gradient: Vec<[f32; LANES]>,
     /// P and scale·dS of the current tile of keys, `[key][lane]`; only the first `visible` rows are valid.
-    weights: [[f32; LANES]; KEY_TILE],
-    differences: [[f32; LANES]; KEY_TILE],
+    weights: Vec<[f32; LANES]>,
+    differences: Vec<[f32; LANES]>,
     visible: usize,
 }
 
@@ -165,8 +165,8 @@ impl Operands<'_> {
                 query,
                 upstream,
                 gradient: vec![[0.0; LANES]; width],
-                weights: [[0.0; LANES]; KEY_TILE],
-                differences: [[0.0; LANES]; KEY_TILE],
+                weights: vec![[0.0; LANES]; KEY_TILE],
+                differences: vec![[0.0; LANES]; KEY_TILE],
                 visible: 0,
             }
         });
@@ -181,32 +181,31 @@ impl QueryPanel<'_> {
         self.visible = self.seen.rows(first_key);
         let weights = &mut self.weights[..self.visible];
         let differences = &mut self.differences[..self.visible];
-        for (block, weights) in weights.chunks_exact_mut(ROWS).enumerate() {
-            let rows = &k[(first_key + block * ROWS) * width..];
-            weights.copy_from_slice(&multiply_rows([[0.0; LANES]; ROWS], rows, width, depth, self.query.iter()));
+        weights.fill([0.0; LANES]);
+        for (index, block) in blocks(weights).enumerate() {
+            let rows = &k[(first_key + index * ROWS) * width..];
+            multiply_rows(block, (rows, width), depth, (self.query.as_flattened(), LANES, 0));
         }
         self.seen.hide(weights, first_key);
+        // Local arrays: the compiler vectorises what it knows nobody else can see.
+        let (log_sum_exp, delta) = (self.log_sum_exp, self.delta);
         for weights in weights.iter_mut() {
-            for (weight, log_sum_exp) in weights.iter_mut().zip(&self.log_sum_exp) {
-                *weight = math::exp(*weight - log_sum_exp);
+            for lane in 0..LANES {
+                weights[lane] = math::exp(weights[lane] - log_sum_exp[lane]);
             }
         }
-        for (block, differences) in differences.chunks_exact_mut(ROWS).enumerate() {
-            let rows = &v[(first_key + block * ROWS) * width..];
-            let product = multiply_rows([[0.0; LANES]; ROWS], rows, width, depth, self.upstream.iter());
-            for (row, (differences, product)) in differences.iter_mut().zip(&product).enumerate() {
-                let weights = &weights[block * ROWS + row];
-                for lane in 0..LANES {
-                    differences[lane] = scale * weights[lane] * (product[lane] - self.delta[lane]);
-                }
+        differences.fill([0.0; LANES]);
+        for (index, block) in blocks(differences).enumerate() {
+            let rows = &v[(first_key + index * ROWS) * width..];
+            multiply_rows(block, (rows, width), depth, (self.upstream.as_flattened(), LANES, 0));
+        }
+        for (difference, weight) in differences.iter_mut().zip(weights.iter()) {
+            for lane in 0..LANES {
+                difference[lane] = scale * weight[lane] * (difference[lane] - delta[lane]);
             }
         }
-        let rows = &k[first_key * width..];
-        for column in (0..depth).step_by(ROWS) {
-            // Proof: `gradient` has `width` rows, a multiple of ROWS.
-            let gradient: &mut [[f32; LANES]; ROWS] =
-                (&mut self.gradient[column..column + ROWS]).try_into().expect("a block of rows");
-            *gradient = multiply_columns(*gradient, rows, width, column, differences);
+        for (index, block) in blocks(&mut self.gradient).enumerate() {
+            multiply_columns(block, &k[first_key * width..], width, index * ROWS, differences);
         }
     }
 }
@@ -236,9 +235,8 @@ impl QueryBlock<'_> {
         for column in (0..head_dim).step_by(LANES) {
             let mut sums = [[0.0; LANES]; ROWS];
             for (index, panel) in self.panels.iter().enumerate().filter(|(_, panel)| panel.visible > row) {
-                let columns = panel_columns(&rows[index * LANES * width..], width, column);
-                let factors = factor(panel)[row..row + ROWS].as_flattened();
-                sums = multiply_rows(sums, factors, LANES, LANES, columns);
+                let columns = (&rows[index * LANES * width..], width, column);
+                multiply_rows(&mut sums, (factor(panel)[row..row + ROWS].as_flattened(), LANES), LANES, columns);
             }
             for (gradient, sums) in gradient.chunks_exact_mut(head_dim).zip(&sums) {
                 gradient[column..].iter_mut().zip(sums).for_each(|(gradient, sum)| *gradient += sum);

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::{AttentionOutput, Problem};
-use super::panel::{LANES, ROWS, multiply_columns, multiply_rows};
+use super::panel::{LANES, ROWS, blocks, multiply_columns, multiply_rows};
 use super::{KEY_TILE, Mask, Packed, Visibility, transpose_panel, visibility};
 use crate::cpu::{cpu, math};
 use crate::error::Result;
@@ -74,19 +74,15 @@ impl Panel {
         let width = self.width;
         let mut tile = [[0.0f32; LANES]; KEY_TILE];
         let scores = &mut tile[..seen.rows(first_key)];
-        for (block, scores) in scores.chunks_exact_mut(ROWS).enumerate() {
-            let rows = &keys[(first_key + block * ROWS) * width..];
-            let product = multiply_rows([[0.0; LANES]; ROWS], rows, width, self.depth, self.query.iter());
-            scores.copy_from_slice(&product);
+        for (index, block) in blocks(scores).enumerate() {
+            let rows = &keys[(first_key + index * ROWS) * width..];
+            multiply_rows(block, (rows, width), self.depth, (self.query.as_flattened(), LANES, 0));
         }
         seen.hide(scores, first_key);
         self.exponentiate(scores);
         let values = &values[first_key * width..];
-        for column in (0..self.depth).step_by(ROWS) {
-            // Proof: `sum` has `width` rows, a multiple of ROWS.
-            let sum: &mut [[f32; LANES]; ROWS] =
-                (&mut self.sum[column..column + ROWS]).try_into().expect("a block of rows");
-            *sum = multiply_columns(*sum, values, width, column, scores);
+        for (index, block) in blocks(&mut self.sum).enumerate() {
+            multiply_columns(block, values, width, index * ROWS, scores);
         }
     }
 
@@ -100,17 +96,21 @@ impl Panel {
         }
         // A query that has seen nothing yet would give −∞ − (−∞).
         let shift = maximum.map(|maximum| if maximum == f32::NEG_INFINITY { 0.0 } else { maximum });
-        let mut rescale = [0.0; LANES];
+        // Local arrays: the compiler vectorises what it knows nobody else can see.
+        let (mut rescale, mut total) = ([0.0; LANES], self.total);
         for lane in 0..LANES {
             rescale[lane] = math::exp(self.maximum[lane] - shift[lane]);
-            self.total[lane] *= rescale[lane];
+            total[lane] *= rescale[lane];
         }
         for row in scores.iter_mut() {
             for lane in 0..LANES {
                 row[lane] = math::exp(row[lane] - shift[lane]);
-                self.total[lane] += row[lane];
+            }
+            for lane in 0..LANES {
+                total[lane] += row[lane];
             }
         }
+        self.total = total;
         for sum in &mut self.sum {
             for (sum, rescale) in sum.iter_mut().zip(&rescale) {
                 *sum *= rescale;

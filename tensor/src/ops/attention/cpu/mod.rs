@@ -71,8 +71,8 @@ struct Visibility<'a> {
     /// The batch element's row of the key mask.
     keep: Option<&'a [u32]>,
     keys: usize,
-    /// Position of the first of the queries among the keys; `None` where not causal.
-    position: Option<usize>,
+    /// Position of the first of the queries among the keys: the last key that it sees.
+    position: usize,
 }
 
 impl Visibility<'_> {
@@ -82,18 +82,16 @@ impl Visibility<'_> {
             let key = first_key + row;
             if key >= self.keys || self.keep.is_some_and(|keep| keep[key] == 0) {
                 *scores = [f32::NEG_INFINITY; LANES];
-            } else if let Some(position) = self.position
-                && key > position
-            {
+            } else if key > self.position {
                 // The first lanes stand before this key.
-                scores[..(key - position).min(LANES)].fill(f32::NEG_INFINITY);
+                scores[..(key - self.position).min(LANES)].fill(f32::NEG_INFINITY);
             }
         }
     }
 
     /// Rows of a tile from `first_key` on that the last of the queries may see, in whole blocks of [`ROWS`].
     fn rows(&self, first_key: usize) -> usize {
-        let end = self.position.map_or(self.keys, |position| self.keys.min(position + LANES));
+        let end = self.keys.min(self.position + LANES);
         end.saturating_sub(first_key).min(KEY_TILE).next_multiple_of(ROWS)
     }
 }
@@ -116,7 +114,7 @@ fn visibility<'a>(problem: &Problem<'_>, mask: Option<&'a [u32]>, batch: usize, 
     Visibility {
         keep: mask.map(|mask| &mask[batch * problem.keys..][..problem.keys]),
         keys: problem.keys,
-        position: problem.causal.then_some(first_query + problem.query_offset),
+        position: first_query + problem.query_offset,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Inner products of eight rows with sixteen columns, held in registers: the two shapes of matrix product that
-//! attention is made of. The loops have constant extents, so that the compiler keeps the block in vector registers.
+//! attention is made of. The rows of the block are separate variables: as one array indexed in a loop the compiler
+//! leaves them in memory, at a twentieth of the speed.
 
 use crate::cpu::math::fused;
 
@@ -12,46 +13,63 @@ pub(super) const ROWS: usize = 8;
 /// One block of results.
 pub(super) type Block = [[f32; LANES]; ROWS];
 
-/// `block[i][j] + Σ_k a[i·stride + k] · b[k][j]`, for k over `b`: rows of `a` are contiguous in k.
 #[inline(always)]
-pub(super) fn multiply_rows<'b>(
-    mut block: Block,
-    a: &[f32],
-    stride: usize,
+fn add(row: &mut [f32; LANES], factor: f32, b: &[f32; LANES]) {
+    for (out, b) in row.iter_mut().zip(b) {
+        *out = fused(factor, *b, *out);
+    }
+}
+
+/// Adds `Σ_k a[i·stride + k] · b[k·b_stride + column + j]` to `block[i][j]`, for k below `depth`: rows of `a` are
+/// contiguous in k.
+// Not inlined: next to other code the compiler mixes the rows up with shuffles.
+#[inline(never)]
+pub(super) fn multiply_rows(
+    block: &mut Block,
+    (a, stride): (&[f32], usize),
     depth: usize,
-    b: impl Iterator<Item = &'b [f32; LANES]>,
-) -> Block {
-    let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &a[i * stride..][..depth]);
-    for (k, b) in b.take(depth).enumerate() {
-        for (out, row) in block.iter_mut().zip(&rows) {
-            let a = row[k];
-            for (out, b) in out.iter_mut().zip(b) {
-                *out = fused(a, *b, *out);
-            }
-        }
-    }
-    block
-}
-
-/// `block[i][j] + Σ_k a[k·stride + column + i] · b[k][j]`, for k over `b`: columns of `a` are contiguous in i.
-#[inline(always)]
-pub(super) fn multiply_columns(mut block: Block, a: &[f32], stride: usize, column: usize, b: &[[f32; LANES]]) -> Block {
-    for (a, b) in a.chunks_exact(stride).zip(b) {
-        let a = &a[column..][..ROWS];
-        for (out, a) in block.iter_mut().zip(a) {
-            for (out, b) in out.iter_mut().zip(b) {
-                *out = fused(*a, *b, *out);
-            }
-        }
-    }
-    block
-}
-
-/// The sixteen elements from `column` on of each row of a matrix.
-#[inline(always)]
-pub(super) fn panel_columns(matrix: &[f32], stride: usize, column: usize) -> impl Iterator<Item = &[f32; LANES]> {
-    matrix.chunks_exact(stride).map(move |row| {
+    (b, b_stride, column): (&[f32], usize, usize),
+) {
+    let [mut c0, mut c1, mut c2, mut c3, mut c4, mut c5, mut c6, mut c7] = *block;
+    let [r0, r1, r2, r3, r4, r5, r6, r7]: [&[f32]; ROWS] = std::array::from_fn(|i| &a[i * stride..][..depth]);
+    let mut rows = b.chunks_exact(b_stride);
+    for k in 0..depth {
+        let Some(b) = rows.next() else { break };
         // Proof: the slice taken has LANES elements.
-        row[column..][..LANES].try_into().expect("sixteen elements")
-    })
+        let b: &[f32; LANES] = b[column..][..LANES].try_into().expect("sixteen elements");
+        add(&mut c0, r0[k], b);
+        add(&mut c1, r1[k], b);
+        add(&mut c2, r2[k], b);
+        add(&mut c3, r3[k], b);
+        add(&mut c4, r4[k], b);
+        add(&mut c5, r5[k], b);
+        add(&mut c6, r6[k], b);
+        add(&mut c7, r7[k], b);
+    }
+    *block = [c0, c1, c2, c3, c4, c5, c6, c7];
+}
+
+/// Adds `Σ_k a[k·stride + column + i] · b[k][j]` to `block[i][j]`, for k over `b`: columns of `a` are contiguous in i.
+#[inline(never)]
+pub(super) fn multiply_columns(block: &mut Block, a: &[f32], stride: usize, column: usize, b: &[[f32; LANES]]) {
+    let [mut c0, mut c1, mut c2, mut c3, mut c4, mut c5, mut c6, mut c7] = *block;
+    for (a, b) in a.chunks_exact(stride).zip(b) {
+        // Proof: the slice taken has ROWS elements.
+        let a: &[f32; ROWS] = a[column..][..ROWS].try_into().expect("eight elements");
+        add(&mut c0, a[0], b);
+        add(&mut c1, a[1], b);
+        add(&mut c2, a[2], b);
+        add(&mut c3, a[3], b);
+        add(&mut c4, a[4], b);
+        add(&mut c5, a[5], b);
+        add(&mut c6, a[6], b);
+        add(&mut c7, a[7], b);
+    }
+    *block = [c0, c1, c2, c3, c4, c5, c6, c7];
+}
+
+/// The blocks of a matrix whose number of rows is a multiple of [`ROWS`].
+pub(super) fn blocks(rows: &mut [[f32; LANES]]) -> impl Iterator<Item = &mut Block> {
+    // Proof: every chunk has ROWS rows.
+    rows.chunks_exact_mut(ROWS).map(|block| block.try_into().expect("a block of rows"))
 }

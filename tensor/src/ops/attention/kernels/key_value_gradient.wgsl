@@ -24,7 +24,7 @@ fn main(
 
     // Queries before this see none of the block's keys.
     var start = 0u;
-    if (CAUSAL && first_key > params.query_offset) {
+    if (first_key > params.query_offset) {
         start = (first_key - params.query_offset) / COLUMNS * COLUMNS;
     }
     for (var head = kv_head * heads_per_group; head < (kv_head + 1u) * heads_per_group; head += 1u) {

@@ -1,14 +1,14 @@
-// Generated: attention_forward_64x64_causal_aligned
+// Generated: attention_forward_64x64_aligned
 const HEAD_DIM: u32 = 64u;
 const ROWS: u32 = 64u;
 const COLUMNS: u32 = 32u;
-const CAUSAL: bool = true;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> log_sum_exp: array<f32>;
+@group(0) @binding(3) var<storage, read> key_mask: array<u32>;
+@group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> log_sum_exp: array<f32>;
 
 struct Params {
     // Element offset, then strides of batch, sequence and head.
@@ -16,13 +16,14 @@ struct Params {
     k: vec4<u32>,
     v: vec4<u32>,
     upstream: vec4<u32>,
-    // Element offset, then strides of batch and key.
+    // Element offset, then strides of batch and key; 1 if there is a mask, else 0 and the binding is not read.
     mask: vec4<u32>,
     batch: u32,
     heads: u32,
     kv_heads: u32,
     queries: u32,
     keys: u32,
+    // Query i sees the keys up to i + query_offset; as large as the keys where all are seen.
     query_offset: u32,
     // Row tiles of the queries, or of the keys where those are the rows.
     row_blocks: u32,
@@ -38,12 +39,27 @@ var<workgroup> row_tile: array<vec4<f32>, ROWS * 9u>;
 var<workgroup> column_tile: array<vec4<f32>, COLUMNS * 9u>;
 
 fn sees(query: vec4<u32>, key: vec4<u32>) -> vec4<bool> {
-    return vec4<bool>(!CAUSAL) | (key <= query + vec4<u32>(params.query_offset));
+    return key <= query + vec4<u32>(params.query_offset);
 }
 
 // The end of the keys that a query before `query_end` sees.
 fn key_end(query_end: u32) -> u32 {
-    return select(params.keys, min(params.keys, query_end + params.query_offset), CAUSAL);
+    return min(params.keys, query_end + params.query_offset);
+}
+
+// Whether a key exists and is not hidden by the mask.
+fn keep(batch: u32, key: u32) -> bool {
+    if (key >= params.keys) {
+        return false;
+    }
+    if (params.mask.w == 0u) {
+        return true;
+    }
+    return key_mask[params.mask.x + batch * params.mask.y + key * params.mask.z] != 0u;
+}
+
+fn keep4(batch: u32, key: vec4<u32>) -> vec4<bool> {
+    return vec4<bool>(keep(batch, key.x), keep(batch, key.y), keep(batch, key.z), keep(batch, key.w));
 }
 
 fn load_q(base: u32, row: u32, column: u32) -> vec4<f32> {
@@ -72,14 +88,6 @@ fn load_v(base: u32, row: u32, column: u32) -> vec4<f32> {
 
 fn store_output(row_start: u32, column: u32, value: vec4<f32>) {
     if (column < HEAD_DIM) { output[(row_start + column) >> 2u] = value; }
-}
-
-fn keep(batch: u32, key: u32) -> bool {
-    return key < params.keys;
-}
-
-fn keep4(batch: u32, key: vec4<u32>) -> vec4<bool> {
-    return vec4<bool>(keep(batch, key.x), keep(batch, key.y), keep(batch, key.z), keep(batch, key.w));
 }
 
 // Maximum of each row as every one of its eight invocations saw it.
