@@ -14,7 +14,7 @@
 //! let schedule = Schedule::constant(0.1);
 //! for step in 0..100 {
 //!     let tape = Tape::new();
-//!     let loss = mse_loss(&x.mul(&tape.leaf("slope", &parameters.get("slope").unwrap()))?, &y)?;
+//!     let loss = mse_loss(&x.matmul(&tape.leaf("slope", parameters.get("slope").unwrap()))?, &y)?;
 //!     let mut gradients = tape.backward(&loss)?;
 //!     clip_by_global_norm(&mut gradients, 1.0)?;
 //!     optimizer.step(&mut parameters, &gradients, schedule.at(step))?;
@@ -47,7 +47,7 @@ pub use clip::clip_by_global_norm;
 pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
 pub use parameters::Parameters;
-pub use rules::{cross_entropy, mse_loss};
+pub use rules::{cross_entropy, linear_cross_entropy, mse_loss, select_where};
 pub use schedule::{Decay, Schedule};
 pub use tape::{Tape, record};
 pub use tensor::{Result, TensorError};

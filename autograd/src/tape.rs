@@ -104,7 +104,7 @@ impl Tape {
         self.len() == 0
     }
 
-    /// A trainable value. Asking again for the same name gives the same leaf, whose contributions add up; the tensor
+    /// A trainable value, f32. Asking again for the same name gives the same leaf, whose contributions add up; the tensor
     /// must then be the same one. The tape keeps the name only, not the tensor.
     pub fn leaf(&self, name: &str, tensor: &Tensor) -> Var {
         let mut state = self.state.borrow_mut();

@@ -11,18 +11,24 @@ mod activation;
 mod arithmetic;
 mod attention;
 mod cast;
+mod concat;
 mod dropout;
 mod embedding;
 mod indexing;
+mod linear_cross_entropy;
 mod loss;
+mod matmul;
 mod normalization;
 mod reduce;
 mod rotary;
+mod select_where;
 mod softmax;
 mod unary;
 mod view;
 
+pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{cross_entropy, mse_loss};
+pub use select_where::select_where;
 
 use tensor::{Result, Shape, Tensor};
 

@@ -1,0 +1,90 @@
+//! What is kept between forward and backward pass, by the CPU's byte counters. One test in a process of its own: the
+//! counters are the process's.
+
+use autograd::{Optimizer, Parameters, Sgd, SgdConfig, Tape, Var};
+use tensor::{DType, Device, Tensor};
+
+const SIDE: usize = 64;
+const BYTES: u64 = (SIDE * SIDE * 4) as u64;
+
+fn matrix(value: f32) -> Tensor {
+    Tensor::full(&Device::cpu(), &[SIDE, SIDE], DType::F32, value).unwrap()
+}
+
+/// Bytes that `work` leaves in use, beside what it returns.
+fn growth<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = Device::cpu().counters().bytes_in_use;
+    let result = work();
+    (result, Device::cpu().counters().bytes_in_use - before)
+}
+
+fn frozen_weights_keep_no_activation() {
+    let (weight, leaf) = (Var::constant(matrix(0.01)), matrix(0.5));
+    let tape = Tape::new();
+    let (y, bytes) = growth(|| {
+        let x = tape.leaf("x", &leaf).affine(2.0, 0.0).unwrap();
+        x.matmul(&weight).unwrap()
+    });
+    assert_eq!(bytes, BYTES, "only the product is alive, not its input");
+    drop(y);
+    let (y, bytes) = growth(|| {
+        let x = Var::constant(matrix(0.5)).affine(2.0, 0.0).unwrap();
+        x.matmul(&tape.leaf("w", &leaf)).unwrap()
+    });
+    assert_eq!(bytes, 2 * BYTES, "the trainable weight keeps the product's input");
+    drop(y);
+}
+
+fn accumulating_products_take_the_place_of_their_input() {
+    let (weight, a, b) = (Var::constant(matrix(0.01)), Var::constant(matrix(0.5)), matrix(0.25));
+    let tape = Tape::new();
+    let (y, bytes) = growth(|| {
+        let base = tape.leaf("x", a.tensor()).matmul(&weight).unwrap();
+        base.add_matmul(&a, &tape.leaf("b", &b), 2.0).unwrap()
+    });
+    assert_eq!(bytes, BYTES, "one matrix for the base product and the sum");
+    assert_eq!(tape.backward_from(&y, matrix(1.0)).unwrap().len(), 2);
+}
+
+fn checkpoints_keep_their_inputs_only() {
+    let (x, weight) = (Var::constant(matrix(0.5)), matrix(0.1));
+    let layers = |tape: &Tape, x: &Var, weight: &Tensor| -> tensor::Result<Var> {
+        let mut x = x.clone();
+        for _ in 0..4 {
+            x = x.mul(&tape.leaf("w", weight))?.silu()?.tanh()?;
+        }
+        Ok(x)
+    };
+    let tape = Tape::new();
+    let (_plain, plain_bytes) = growth(|| layers(&tape, &x, &weight).unwrap());
+    let tape = Tape::new();
+    let captured = weight.clone();
+    let (loss, bytes) =
+        growth(|| tape.checkpoint(&[&x], move |tape, inputs| layers(tape, &inputs[0], &captured)).unwrap());
+    assert!(plain_bytes >= 8 * BYTES, "{plain_bytes}");
+    assert_eq!(bytes, BYTES, "the output");
+    assert_eq!(tape.backward_from(&loss, matrix(1.0)).unwrap().len(), 1);
+}
+
+fn the_update_is_in_place() {
+    let mut parameters = Parameters::new();
+    parameters.insert("w", matrix(0.1)).unwrap();
+    let tape = Tape::new();
+    let gradients = {
+        let w = tape.leaf("w", parameters.get("w").unwrap());
+        let y = w.mul(&w).unwrap();
+        tape.backward_from(&y, matrix(1.0)).unwrap()
+    };
+    Device::cpu().reset_peak();
+    let before = Device::cpu().counters().bytes_in_use;
+    Sgd::new(SgdConfig::default()).step(&mut parameters, &gradients, 0.1).unwrap();
+    assert_eq!(Device::cpu().counters().peak_bytes, before, "the tape holds no parameter after the backward pass");
+}
+
+#[test]
+fn memory() {
+    frozen_weights_keep_no_activation();
+    accumulating_products_take_the_place_of_their_input();
+    checkpoints_keep_their_inputs_only();
+    the_update_is_in_place();
+}
