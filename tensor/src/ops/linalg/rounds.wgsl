@@ -60,8 +60,10 @@ fn note_rotations(local: u32, matrix: u32) {
 // Jacobi's rotation that makes [[alpha, gamma], [gamma, beta]] diagonal, the smaller of the two angles: sine, tangent
 // of the half angle, tangent. Used as p − s·(q + τ·p) and q + s·(p − τ·q), whose rounding errors shrink with the angle.
 fn rotation(alpha: f32, beta: f32, gamma: f32) -> vec3<f32> {
-    let cotangent = clamp((beta - alpha) / (2.0 * gamma), -1e15, 1e15);
-    let magnitude = 1.0 / (abs(cotangent) + sqrt(1.0 + cotangent * cotangent));
+    let cotangent = (beta - alpha) / (2.0 * gamma);
+    // Beyond 1e6 the root is the cotangent itself, whose square may overflow.
+    let square = min(cotangent * cotangent, 1e12);
+    let magnitude = 1.0 / (abs(cotangent) + max(abs(cotangent), sqrt(1.0 + square)));
     let tangent = select(magnitude, -magnitude, cotangent < 0.0);
     let cosine = 1.0 / sqrt(1.0 + tangent * tangent);
     let sine = tangent * cosine;

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::{cholesky, gpu, householder, qr, svd, symmetric_eigen};
+use crate::device::Backend;
 use crate::testing::{Recipe, check, on_each_backend, recipe_of};
 use crate::{DType, Device, Tensor};
 
@@ -323,6 +324,33 @@ on_each_backend! {
                 assert_eq!(l[8..], [3.0, 0.0, 0.0, 1.0]);
             }
         }
+    }
+}
+
+/// Sweeps until the device calls the matrix converged, the last one included, in which nothing noteworthy turned.
+fn sweeps_needed(a: &Tensor, symmetric: bool) -> usize {
+    let Backend::Gpu(gpu) = a.device().backend() else { panic!("only kernels count sweeps") };
+    let jacobi = gpu::Jacobi::prepare(gpu, &a.unsqueeze(0).unwrap(), symmetric).unwrap();
+    let converged = |sweeps: &usize| {
+        jacobi.sweep(gpu, 1).unwrap();
+        *sweeps > 1 && jacobi.states.to_vec::<u32>().unwrap()[1] == 0
+    };
+    (1..=gpu::SWEEPS).find(converged).expect("converges within the sweeps that are launched")
+}
+
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn sweeps_leave_a_margin() {
+    let mut cases = hard_cases(24, 24);
+    let thin = Matrix::new(24, 12, noise);
+    cases.push(("half rank", thin.times(&thin.t())));
+    cases.push(("Hilbert", Matrix::new(24, 24, |i, j| 1.0 / (1.0 + i as f64 + j as f64))));
+    cases.push(("powers", Matrix::new(24, 24, |i, j| 0.9f64.powi(i.abs_diff(j) as i32))));
+    for (name, matrix) in cases {
+        let a = matrix.tensor(crate::testing::gpu());
+        let one_sided = sweeps_needed(&qr(&a).unwrap().1, false);
+        let two_sided = sweeps_needed(&a, true);
+        assert!(one_sided.max(two_sided) <= gpu::SWEEPS / 2, "{name}: {one_sided} and {two_sided} sweeps");
     }
 }
 
