@@ -11,7 +11,8 @@ pub struct Counters {
     pub peak_bytes: u64,
     /// Bytes kept in the pool for reuse, not held by any tensor.
     pub pooled_bytes: u64,
-    /// Buffers created so far (pool misses); constant in a steady state.
+    /// Buffers created so far (pool misses); constant in a steady state. CPU vectors too small for the pool are not
+    /// counted.
     pub buffers_created: u64,
     /// GPU dispatches recorded; 0 on the CPU.
     pub dispatches: u64,

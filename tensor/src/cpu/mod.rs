@@ -91,8 +91,8 @@ impl Cpu {
                     return values;
                 }
             }
+            self.counters.buffers_created.fetch_add(1, Relaxed);
         }
-        self.counters.buffers_created.fetch_add(1, Relaxed);
         vec![T::zeroed(); len]
     }
 
