@@ -40,7 +40,10 @@ impl Model for Bigram {
     }
 
     fn loss(&self, forward: &Forward, batch: &Batch) -> Result<Var> {
-        let hidden = self.hidden.forward(forward, &Var::constant(self.embedding.embedding(&batch.ids)?))?.tanh()?;
+        let x = Var::constant(self.embedding.embedding(&batch.ids)?);
+        // Recomputed in the backward pass, which keeps the adapters until then and no longer.
+        let layer = self.hidden.clone();
+        let hidden = forward.checkpoint(&[&x], move |forward, x| layer.forward(forward, &x[0])?.tanh())?;
         let rows = batch.ids.elements();
         let logits = self.output.forward(forward, &hidden)?.reshape(&[rows, VOCABULARY])?;
         Ok(autograd::cross_entropy(&logits, &batch.labels.reshape(&[rows])?, IGNORED, batch.valid)?)

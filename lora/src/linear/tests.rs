@@ -26,18 +26,11 @@ fn case(device: &Device, random: &mut TestRandom, dtype: DType) -> Result<Case> 
     Ok(Case { layer: Linear::new("layer", weight, bias)?, rows: random.shape(leading), inputs, outputs, rank })
 }
 
-fn product(a: &Var, b: &Var) -> Result<Var> {
-    let (left, right) = (a.tensor().clone(), b.tensor().clone());
-    Ok(record("product", &[a, b], left.matmul(&right)?, move |dy| {
-        Ok(vec![Some(dy.matmul(&right.cast(DType::F32)?.t()?)?), Some(left.t()?.matmul(dy)?)])
-    }))
-}
-
 /// The same function from operations that have rules of their own.
 fn composed(layer: &Linear, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Option<Dropout>) -> Result<Var> {
     let weight = Var::constant(layer.weight.cast(DType::F32)?);
     let x = x.reshape(&[x.elements() / x.shape()[x.rank() - 1], x.shape()[x.rank() - 1]])?;
-    let mut y = product(&x, &weight.t()?)?;
+    let mut y = x.matmul(&weight.t()?)?;
     if let Some(bias) = &layer.bias {
         y = y.add(&Var::constant(bias.clone()))?;
     }
@@ -45,7 +38,7 @@ fn composed(layer: &Linear, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Op
         Some(Dropout { probability, key }) => x.dropout(probability, key)?,
         None => x,
     };
-    y.add(&product(&product(&dropped, &a.t()?)?, &b.t()?)?.affine(scaling, 0.0)?)
+    y.add(&dropped.matmul(&a.t()?)?.matmul(&b.t()?)?.affine(scaling, 0.0)?)
 }
 
 fn adapters(device: &Device, dropout: f32) -> AdapterSet {
