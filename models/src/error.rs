@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use lora::LoraError;
 use tensor::TensorError;
 
 /// Shorthand for results of this crate.
@@ -68,7 +69,8 @@ pub enum ModelError {
     },
     /// A safetensors file does not have the length its header says.
     #[error(
-        "{}: the header describes {expected} bytes but the file has {found}; it is truncated or damaged: download it again",
+        "{}: the header describes {expected} bytes but the file has {found}; it is truncated or damaged: \
+         download it again",
         path.display()
     )]
     Length {
@@ -80,7 +82,10 @@ pub enum ModelError {
         found: u64,
     },
     /// The index names a shard that is not there.
-    #[error("{}: shard `{shard}`, which holds `{tensor}`, is missing; download it into the same directory", index.display())]
+    #[error(
+        "{}: shard `{shard}`, which holds `{tensor}`, is missing; download it into the same directory",
+        index.display()
+    )]
     MissingShard {
         /// The index file.
         index: PathBuf,
@@ -90,7 +95,10 @@ pub enum ModelError {
         tensor: String,
     },
     /// The index names a shard outside its own directory.
-    #[error("{}: shard `{shard}` of `{tensor}` is not a plain file name; refusing to read outside the directory", index.display())]
+    #[error(
+        "{}: shard `{shard}` of `{tensor}` is not a plain file name; refusing to read outside the directory",
+        index.display()
+    )]
     ShardPath {
         /// The index file.
         index: PathBuf,
@@ -123,7 +131,8 @@ pub enum ModelError {
     },
     /// A tensor's shape is not what config.json implies.
     #[error(
-        "{}: tensor `{tensor}` has shape {found:?}, but config.json implies {expected:?}; the two files do not belong together",
+        "{}: tensor `{tensor}` has shape {found:?}, but config.json implies {expected:?}; the two \
+         files do not belong together",
         path.display()
     )]
     TensorShape {
@@ -137,7 +146,10 @@ pub enum ModelError {
         found: Vec<usize>,
     },
     /// A tensor's element type cannot be a weight.
-    #[error("{}: tensor `{tensor}` has element type {found}; weights must be F32, F16 or BF16: convert the checkpoint", path.display())]
+    #[error(
+        "{}: tensor `{tensor}` has element type {found}; weights must be F32, F16 or BF16: convert the checkpoint",
+        path.display()
+    )]
     TensorType {
         /// The file.
         path: PathBuf,
@@ -158,8 +170,8 @@ pub enum ModelError {
     },
     /// The file holds tensors that the model described by config.json has no place for.
     #[error(
-        "{}: {count} tensor(s) that the model of config.json does not use, first `{first}`; the two files do not belong together, \
-         or the architecture has parts that are not supported",
+        "{}: {count} tensor(s) that the model of config.json does not use, first `{first}`; the two files \
+         do not belong together, or the architecture has parts that are not supported",
         path.display()
     )]
     UnusedTensors {
@@ -172,7 +184,8 @@ pub enum ModelError {
     },
     /// config.json ties embedding and head, but the file stores two different matrices.
     #[error(
-        "{}: tie_word_embeddings is true, but `model.embed_tokens.weight` and `lm_head.weight` differ; set it to false in config.json",
+        "{}: tie_word_embeddings is true, but `model.embed_tokens.weight` and `lm_head.weight` differ; set \
+         it to false in config.json",
         path.display()
     )]
     TiedWeightsDiffer {
@@ -195,9 +208,22 @@ pub enum ModelError {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// An adapter does not suit the model, or its file is wrong.
+    #[error(transparent)]
+    Adapter(#[from] LoraError),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+}
+
+impl From<ModelError> for LoraError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Tensor(error) => LoraError::Tensor(error),
+            ModelError::Adapter(error) => error,
+            error => LoraError::other(error),
+        }
+    }
 }
 
 impl ModelError {

@@ -1,6 +1,26 @@
 //! Models from Hugging Face checkpoints: LLaMA's architecture, files, tokenizer and generation. Layers are built from
 //! `lora::Linear`, so that adapters are a matter of names.
 //!
+//! ```no_run
+//! use std::{ops::ControlFlow, path::Path};
+//!
+//! use models::{GenerationOptions, Llama, Tokenizer, WeightType, generate};
+//! use tensor::Device;
+//!
+//! let directory = Path::new("checkpoints/TinyStories");
+//! let model = Llama::from_directory(directory, &Device::auto(), WeightType::F32)?;
+//! let tokenizer = Tokenizer::read(directory)?;
+//! let options = GenerationOptions {
+//!     max_new_tokens: 100,
+//!     stop_tokens: model.config().eos_token_ids.clone(),
+//!     ..GenerationOptions::default()
+//! };
+//! let prompt = tokenizer.encode("Once upon a time", true)?;
+//! let generated = generate(&model, None, &prompt, &options, |_| ControlFlow::Continue(()))?;
+//! println!("{}", tokenizer.decode(&generated.tokens, true)?);
+//! # Ok::<(), models::ModelError>(())
+//! ```
+//!
 //! What lives here: architectures and files. What does not: how adapters are trained, or what users are shown.
 
 #![forbid(unsafe_code)]
@@ -8,6 +28,7 @@
 mod architecture;
 mod checkpoint;
 mod error;
+mod generate;
 mod json;
 mod llama;
 mod tokenizer;
@@ -16,6 +37,7 @@ mod weights;
 pub use architecture::ModelConfig;
 pub use checkpoint::{Checkpoint, StoredTensor};
 pub use error::{ModelError, Result};
-pub use llama::{LlamaConfig, RopeScaling, inverse_frequencies};
+pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
+pub use llama::{Cache, Llama, LlamaConfig, RopeScaling, inverse_frequencies};
 pub use tokenizer::{TokenStream, Tokenizer};
 pub use weights::WeightType;

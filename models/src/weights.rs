@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use safetensors::Dtype;
-use tensor::{DType, Device, Tensor, bf16, f16};
+use tensor::{DType, Device, RandomKey, Tensor, bf16, f16};
 
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{ModelError, Result};
@@ -161,4 +161,34 @@ fn beyond_f16(dtype: DType, bytes: &[u8]) -> Option<f32> {
         _ => return None,
     };
     values.find(|value| value.is_finite() && value.abs() > limit)
+}
+
+/// Random weights: matrices N(0, deviation²), norms one, biases zero. A tensor's values depend on the seed and its
+/// name only, so that every device and every order of loading gives the same model.
+pub(crate) struct RandomWeights<'a> {
+    pub device: &'a Device,
+    pub weight_type: WeightType,
+    pub seed: u64,
+    /// Standard deviation of the matrices.
+    pub deviation: f32,
+}
+
+impl WeightSource for RandomWeights<'_> {
+    fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let key = RandomKey::named(self.seed, name, 0);
+        let values = Tensor::random_normal(self.device, shape, 0.0, self.deviation, key)?;
+        Ok(values.cast(self.weight_type.resolve(DType::Bf16))?)
+    }
+
+    fn norm(&mut self, _: &str, width: usize) -> Result<Tensor> {
+        Ok(Tensor::ones(self.device, &[width], DType::F32)?)
+    }
+
+    fn bias(&mut self, _: &str, width: usize) -> Result<Tensor> {
+        Ok(Tensor::zeros(self.device, &[width], DType::F32)?)
+    }
+
+    fn tied(&mut self, embedding: &str, _: &str, shape: &[usize]) -> Result<Tensor> {
+        self.matrix(embedding, shape)
+    }
 }

@@ -59,8 +59,8 @@ fn a_missing_shard_is_named_with_a_tensor_of_its() {
     let message = refusal(directory.path());
     assert!(
         message.ends_with(
-            "index.json: shard `model-00004-of-00004.safetensors`, which holds `lm_head.weight`, is missing; download it \
-             into the same directory"
+            "index.json: shard `model-00004-of-00004.safetensors`, which holds `lm_head.weight`, is missing; \
+             download it into the same directory"
         ),
         "{message}"
     );

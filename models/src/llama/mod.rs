@@ -1,7 +1,10 @@
-//! LLaMA: configuration, rotary tables, model.
+//! LLaMA: configuration, rotary tables, blocks, model.
 
 mod config;
+mod layer;
+mod model;
 mod rotary;
 
 pub use config::{LlamaConfig, RopeScaling};
+pub use model::{Cache, Llama};
 pub use rotary::inverse_frequencies;

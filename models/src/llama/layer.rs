@@ -1,0 +1,176 @@
+//! One transformer block: attention and gated feed-forward, each behind a norm and beside a residual.
+
+use autograd::Var;
+use lora::{Forward, Linear};
+use tensor::{AttentionConfig, Result, Tensor};
+
+use super::config::LlamaConfig;
+use super::rotary::RotaryTable;
+use crate::weights::WeightSource;
+
+/// The weights of one block.
+pub(super) struct Layer {
+    input_norm: Tensor,
+    attention: Attention,
+    post_attention_norm: Tensor,
+    feed_forward: FeedForward,
+    epsilon: f32,
+}
+
+struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    head_dim: usize,
+}
+
+struct FeedForward {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// What all blocks of a pass share: the rotary rows of the tokens' positions, and which keys are tokens.
+#[derive(Clone)]
+pub(super) struct Positions {
+    pub rotary: RotaryTable,
+    /// u32 `[batch, keys]`, 0 for padding.
+    pub key_mask: Option<Tensor>,
+    /// Position of the first token.
+    pub start: usize,
+}
+
+/// The keys and values of earlier tokens of one block, `[batch, tokens, kv_heads, head_dim]` each; keys are turned.
+#[derive(Clone, Default)]
+pub(super) struct LayerCache {
+    keys_and_values: Option<(Tensor, Tensor)>,
+}
+
+impl LayerCache {
+    /// Adds the new tokens' keys and values, and returns all there are now.
+    fn extend(&mut self, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
+        let all = match self.keys_and_values.take() {
+            None => (keys.clone(), values.clone()),
+            Some((old_keys, old_values)) => {
+                (Tensor::concat(&[&old_keys, keys], 1)?, Tensor::concat(&[&old_values, values], 1)?)
+            }
+        };
+        self.keys_and_values = Some(all.clone());
+        Ok(all)
+    }
+}
+
+impl Layer {
+    /// Takes the weights of block `index` from `source`, by their names in Hugging Face checkpoints.
+    pub fn new(config: &LlamaConfig, index: usize, source: &mut dyn WeightSource) -> crate::Result<Self> {
+        let prefix = format!("model.layers.{index}");
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let (query, key_value) = (config.query_width(), config.key_value_width());
+        let mut linear = |part: &str, outputs: usize, inputs: usize, bias: bool| -> crate::Result<Linear> {
+            let name = format!("{prefix}.{part}");
+            let weight = source.matrix(&format!("{name}.weight"), &[outputs, inputs])?;
+            let bias = if bias { Some(source.bias(&format!("{name}.bias"), outputs)?) } else { None };
+            Ok(Linear::new(name, weight, bias)?)
+        };
+        let attention = Attention {
+            query: linear("self_attn.q_proj", query, hidden, config.attention_bias)?,
+            key: linear("self_attn.k_proj", key_value, hidden, config.attention_bias)?,
+            value: linear("self_attn.v_proj", key_value, hidden, config.attention_bias)?,
+            output: linear("self_attn.o_proj", hidden, query, config.attention_bias)?,
+            head_dim: config.head_dim,
+        };
+        let feed_forward = FeedForward {
+            gate: linear("mlp.gate_proj", intermediate, hidden, config.mlp_bias)?,
+            up: linear("mlp.up_proj", intermediate, hidden, config.mlp_bias)?,
+            down: linear("mlp.down_proj", hidden, intermediate, config.mlp_bias)?,
+        };
+        Ok(Layer {
+            input_norm: source.norm(&format!("{prefix}.input_layernorm.weight"), hidden)?,
+            attention,
+            post_attention_norm: source.norm(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+            feed_forward,
+            epsilon: config.rms_norm_eps,
+        })
+    }
+
+    /// The block's linear modules, in the order of computation.
+    pub fn linears(&self) -> [&Linear; 7] {
+        let Layer { attention: Attention { query, key, value, output, .. }, feed_forward, .. } = self;
+        [query, key, value, output, &feed_forward.gate, &feed_forward.up, &feed_forward.down]
+    }
+
+    /// The same block with every linear module replaced by what `change` makes of it.
+    pub fn map_linears(&self, change: &mut dyn FnMut(&Linear) -> crate::Result<Linear>) -> crate::Result<Self> {
+        let (attention, feed_forward) = (&self.attention, &self.feed_forward);
+        Ok(Layer {
+            input_norm: self.input_norm.clone(),
+            attention: Attention {
+                query: change(&attention.query)?,
+                key: change(&attention.key)?,
+                value: change(&attention.value)?,
+                output: change(&attention.output)?,
+                head_dim: attention.head_dim,
+            },
+            post_attention_norm: self.post_attention_norm.clone(),
+            feed_forward: FeedForward {
+                gate: change(&feed_forward.gate)?,
+                up: change(&feed_forward.up)?,
+                down: change(&feed_forward.down)?,
+            },
+            epsilon: self.epsilon,
+        })
+    }
+
+    /// `x [batch, sequence, hidden]` to the same shape:
+    /// `h = x + attention(norm(x))`, then `h + feed_forward(norm(h))`.
+    pub fn forward(
+        &self,
+        forward: &Forward,
+        x: &Var,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Var> {
+        let normed = x.rms_norm(&Var::constant(self.input_norm.clone()), self.epsilon)?;
+        let x = x.add(&self.attention.forward(forward, &normed, positions, cache)?)?;
+        let normed = x.rms_norm(&Var::constant(self.post_attention_norm.clone()), self.epsilon)?;
+        x.add(&self.feed_forward.forward(forward, &normed)?)
+    }
+}
+
+impl Attention {
+    fn forward(
+        &self,
+        forward: &Forward,
+        x: &Var,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Var> {
+        let (batch, sequence) = (x.shape()[0], x.shape()[1]);
+        let heads = |projected: Var| {
+            let count = projected.shape()[2] / self.head_dim;
+            projected.reshape(&[batch, sequence, count, self.head_dim])
+        };
+        let RotaryTable { cosines, sines } = &positions.rotary;
+        let query = heads(self.query.forward(forward, x)?)?.rotary(cosines, sines)?;
+        let mut key = heads(self.key.forward(forward, x)?)?.rotary(cosines, sines)?;
+        let mut value = heads(self.value.forward(forward, x)?)?;
+        if let Some(cache) = cache {
+            let (keys, values) = cache.extend(key.tensor(), value.tensor())?;
+            (key, value) = (Var::constant(keys), Var::constant(values));
+        }
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let config = AttentionConfig { causal: true, scale, query_offset: positions.start };
+        let mixed = query.attention(&key, &value, positions.key_mask.as_ref(), &config)?;
+        let width = mixed.shape()[2] * self.head_dim;
+        self.output.forward(forward, &mixed.reshape(&[batch, sequence, width])?)
+    }
+}
+
+impl FeedForward {
+    /// down(silu(gate(x)) · up(x)).
+    fn forward(&self, forward: &Forward, x: &Var) -> Result<Var> {
+        let gated = self.gate.forward(forward, x)?.silu_mul(&self.up.forward(forward, x)?)?;
+        self.down.forward(forward, &gated)
+    }
+}

@@ -1,0 +1,297 @@
+//! The language model: embedding, blocks, norm, head; its logits and its loss.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use autograd::{Var, cross_entropy, linear_cross_entropy};
+use lora::{AdapterSet, Batch, Forward, IGNORED, Linear, Model, ModuleShape};
+use tensor::{Device, Tensor};
+
+use super::config::LlamaConfig;
+use super::layer::{Layer, LayerCache, Positions};
+use super::rotary::RotaryTable;
+use crate::architecture::ModelConfig;
+use crate::checkpoint::Checkpoint;
+use crate::error::{ModelError, Result};
+use crate::weights::{CheckpointWeights, RandomWeights, WeightSource, WeightType};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head";
+
+/// Elements of the logits that the loss has in memory at once; see [`Llama::with_loss_chunk_rows`].
+const LOSS_CHUNK_ELEMENTS: usize = 1 << 26;
+
+/// Standard deviation of random weight matrices, as the format's own initialiser has it.
+const RANDOM_DEVIATION: f32 = 0.02;
+
+/// A LLaMA model with frozen weights. Its linear modules have the names of Hugging Face checkpoints, such as
+/// `model.layers.0.self_attn.q_proj` and `lm_head`, and carry whatever adapters a [`Forward`] has for them.
+pub struct Llama {
+    config: LlamaConfig,
+    device: Device,
+    embedding: Tensor,
+    layers: Vec<Arc<Layer>>,
+    norm: Tensor,
+    head: Linear,
+    /// Grows to the longest sequence seen.
+    rotary: Mutex<Option<RotaryTable>>,
+    checkpoint_activations: bool,
+    loss_chunk_rows: usize,
+}
+
+/// The keys and values of the tokens that a model has read so far, for generation.
+#[derive(Clone, Default)]
+pub struct Cache {
+    layers: Vec<LayerCache>,
+    tokens: usize,
+}
+
+impl Cache {
+    /// A cache that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of tokens read so far.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+impl Llama {
+    /// Reads `config.json` and the weights of a checkpoint directory; every weight matrix is kept as `weight_type`.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not belong together, each named; see [`ModelError`].
+    pub fn from_directory(directory: &Path, device: &Device, weight_type: WeightType) -> Result<Self> {
+        let ModelConfig::Llama(config) = ModelConfig::read(directory)?;
+        Self::from_checkpoint(config, &Checkpoint::open(directory)?, device, weight_type)
+    }
+
+    /// Takes the weights of an open checkpoint, tensor by tensor.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`], [`ModelError::TensorShape`], [`ModelError::TensorType`],
+    /// [`ModelError::UnusedTensors`] when checkpoint and configuration do not belong together, or the device's own
+    /// errors.
+    pub fn from_checkpoint(
+        config: LlamaConfig,
+        checkpoint: &Checkpoint,
+        device: &Device,
+        weight_type: WeightType,
+    ) -> Result<Self> {
+        let mut source = CheckpointWeights::new(checkpoint, device, weight_type);
+        let model = Self::build(config, device, &mut source)?;
+        // Early conversions stored a table that every reader computes anyway.
+        source.finish(|name| name.ends_with(".rotary_emb.inv_freq"))?;
+        // Conversions leave their inputs in the pool.
+        device.trim_pool()?;
+        Ok(model)
+    }
+
+    /// A model with random weights: matrices from N(0, 0.02²), norms one. The same seed gives the same model on every
+    /// device, up to a few units in the last place. [`WeightType::Stored`] stands for bf16.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn random(config: LlamaConfig, seed: u64, device: &Device, weight_type: WeightType) -> Result<Self> {
+        config.check(Path::new("configuration"))?;
+        let mut source = RandomWeights { device, weight_type, seed, deviation: RANDOM_DEVIATION };
+        let model = Self::build(config, device, &mut source)?;
+        device.trim_pool()?;
+        Ok(model)
+    }
+
+    fn build(config: LlamaConfig, device: &Device, source: &mut dyn WeightSource) -> Result<Self> {
+        let shape = [config.vocab_size, config.hidden_size];
+        let head_name = format!("{HEAD}.weight");
+        let (embedding, head) = if config.tie_word_embeddings {
+            let embedding = source.tied(EMBEDDING, &head_name, &shape)?;
+            (embedding.clone(), embedding)
+        } else {
+            (source.matrix(EMBEDDING, &shape)?, source.matrix(&head_name, &shape)?)
+        };
+        let layers: Result<Vec<_>> =
+            (0..config.num_hidden_layers).map(|index| Ok(Arc::new(Layer::new(&config, index, source)?))).collect();
+        Ok(Llama {
+            device: device.clone(),
+            embedding,
+            layers: layers?,
+            norm: source.norm(NORM, config.hidden_size)?,
+            head: Linear::new(HEAD, head, None)?,
+            rotary: Mutex::new(None),
+            checkpoint_activations: false,
+            loss_chunk_rows: loss_chunk_rows(config.vocab_size),
+            config,
+        })
+    }
+
+    /// Computes each block again in the backward pass instead of keeping its activations: less memory, about a third
+    /// more time.
+    #[must_use]
+    pub fn with_checkpointed_activations(self, on: bool) -> Self {
+        Llama { checkpoint_activations: on, ..self }
+    }
+
+    /// How many positions the loss handles at once: the logits in memory are `[rows, vocabulary]`. By default rows
+    /// such that they take about 256 MiB.
+    #[must_use]
+    pub fn with_loss_chunk_rows(self, rows: usize) -> Self {
+        Llama { loss_chunk_rows: rows.max(1), ..self }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Every linear module, in the order of computation; the last is the head.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(|layer| layer.linears()).chain([&self.head])
+    }
+
+    /// The linear module of this name.
+    pub fn linear(&self, name: &str) -> Option<&Linear> {
+        self.linears().find(|linear| linear.name() == name)
+    }
+
+    /// The model with adapters folded into the weights they adapt. Other weights are shared.
+    ///
+    /// # Errors
+    /// As [`AdapterSet::merge`].
+    pub fn merged(&self, adapters: &AdapterSet) -> Result<Self> {
+        let mut merge = |linear: &Linear| Ok(linear.merged(adapters)?);
+        let layers: Result<Vec<_>> =
+            self.layers.iter().map(|layer| Ok(Arc::new(layer.map_linears(&mut merge)?))).collect();
+        Ok(Llama {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            embedding: self.embedding.clone(),
+            layers: layers?,
+            norm: self.norm.clone(),
+            head: merge(&self.head)?,
+            rotary: Mutex::new(None),
+            checkpoint_activations: self.checkpoint_activations,
+            loss_chunk_rows: self.loss_chunk_rows,
+        })
+    }
+
+    /// Logits f32 `[batch, sequence, vocabulary]` of token ids u32 `[batch, sequence]`; `key_mask`, u32 of the same
+    /// shape, is 0 for padding. Positions count from the first column, padding included. The ids must be below the
+    /// vocabulary's size; see [`tensor::check_ids`].
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidArgument`] for sequences longer than the model was made for, or the device's own errors.
+    pub fn logits(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
+        Ok(self.head.forward(forward, &self.hidden(forward, ids, key_mask)?)?)
+    }
+
+    /// Reads more tokens of one sequence (or several of equal length) and returns the logits after the last,
+    /// f32 `[batch, vocabulary]`. `ids`, u32 `[batch, tokens]`, follow those that `cache` has seen. Records nothing:
+    /// for generation.
+    ///
+    /// # Errors
+    /// As [`Llama::logits`].
+    pub fn next_logits(&self, forward: &Forward, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let (start, tokens) = (cache.tokens, sequence_length(ids)?);
+        let positions = self.positions(start, tokens, None)?;
+        cache.layers.resize_with(self.layers.len(), LayerCache::default);
+        let mut x = Var::constant(self.embedding.embedding(ids)?);
+        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
+            x = layer.forward(forward, &x, &positions, Some(cache))?;
+        }
+        cache.tokens += tokens;
+        let last = Var::constant(x.tensor().select(1, tokens - 1)?.contiguous()?);
+        Ok(self.head.forward(forward, &self.final_norm(&last)?)?.into_tensor())
+    }
+
+    /// The normed output of the last block, `[batch, sequence, hidden]`.
+    fn hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
+        let positions = self.positions(0, sequence_length(ids)?, key_mask)?;
+        let mut x = Var::constant(self.embedding.embedding(ids)?);
+        for layer in &self.layers {
+            x = if self.checkpoint_activations {
+                let (layer, positions) = (layer.clone(), positions.clone());
+                forward.checkpoint(&[&x], move |forward, x| layer.forward(forward, &x[0], &positions, None))?
+            } else {
+                layer.forward(forward, &x, &positions, None)?
+            };
+        }
+        self.final_norm(&x)
+    }
+
+    fn final_norm(&self, x: &Var) -> Result<Var> {
+        Ok(x.rms_norm(&Var::constant(self.norm.clone()), self.config.rms_norm_eps)?)
+    }
+
+    /// Rotary rows and mask for the positions `start..start + tokens`.
+    fn positions(&self, start: usize, tokens: usize, key_mask: Option<&Tensor>) -> Result<Positions> {
+        let (end, limit) = (start + tokens, self.config.max_position_embeddings);
+        if end > limit {
+            return Err(ModelError::InvalidArgument {
+                operation: "llama",
+                message: format!(
+                    "{end} tokens are more than the {limit} the model was made for; shorten them, or raise \
+                     max_position_embeddings in config.json if you know better"
+                ),
+            });
+        }
+        // The table is only ever replaced as a whole, so a panic elsewhere cannot leave it half-made.
+        let mut table = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        let rotary = match &*table {
+            Some(rotary) if rotary.positions() >= end => rotary.slice(start, end)?,
+            _ => {
+                let positions = end.next_power_of_two().min(limit);
+                let rotary = RotaryTable::new(&self.device, &self.config, positions)?;
+                table.insert(rotary).slice(start, end)?
+            }
+        };
+        Ok(Positions { rotary, key_mask: key_mask.cloned(), start })
+    }
+}
+
+impl Model for Llama {
+    fn modules(&self) -> Vec<ModuleShape> {
+        let blocks = self.layers.iter().flat_map(|layer| layer.linears()).map(Linear::shape);
+        blocks.chain([self.head.shape().head()]).collect()
+    }
+
+    /// The mean cross-entropy of the labels that count.
+    ///
+    /// The logits never exist as a whole, unless the head itself carries an adapter.
+    fn loss(&self, forward: &Forward, batch: &Batch) -> lora::Result<Var> {
+        batch.check_vocabulary(self.config.vocab_size)?;
+        let hidden = self.hidden(forward, &batch.ids, batch.key_mask.as_ref())?;
+        let rows = batch.labels.elements();
+        let hidden = hidden.reshape(&[rows, self.config.hidden_size])?;
+        let labels = batch.labels.reshape(&[rows])?;
+        let head_is_adapted = forward.adapters.as_ref().is_some_and(|set| set.adapter(self.head.name()).is_some());
+        if head_is_adapted {
+            return Ok(cross_entropy(&self.head.forward(forward, &hidden)?, &labels, IGNORED, batch.valid)?);
+        }
+        let weight = Var::constant(self.head.weight().clone());
+        Ok(linear_cross_entropy(&hidden, &weight, &labels, IGNORED, batch.valid, self.loss_chunk_rows)?)
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// Rows of logits that take about [`LOSS_CHUNK_ELEMENTS`], a multiple of what matrix kernels have in a tile.
+fn loss_chunk_rows(vocabulary: usize) -> usize {
+    const TILE: usize = 128;
+    (LOSS_CHUNK_ELEMENTS / vocabulary / TILE * TILE).max(TILE)
+}
+
+/// The second extent of `[batch, tokens]`, which must not be empty.
+fn sequence_length(ids: &Tensor) -> Result<usize> {
+    match ids.shape()[..] {
+        [_, tokens] if tokens > 0 => Ok(tokens),
+        _ => Err(ModelError::InvalidArgument {
+            operation: "llama",
+            message: format!("token ids must be [batch, tokens] with at least one token, found {}", ids.shape()),
+        }),
+    }
+}
