@@ -46,7 +46,7 @@ impl Draft {
     }
 
     /// Stores every tensor as bf16.
-    fn as_bf16(mut self) -> Self {
+    fn into_bf16(mut self) -> Self {
         for (dtype, _, bytes) in self.tensors.values_mut() {
             let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
             *bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
@@ -196,11 +196,12 @@ fn biases_go_to_their_modules() {
 
 on_each_backend! {
     fn weights_are_kept_in_the_type_asked_for(device) {
-        let (f32_file, bf16_file) = (Draft::of("llama_tiny").write(), Draft::of("llama_tiny").as_bf16().write());
+        let (f32_file, bf16_file) = (Draft::of("llama_tiny").write(), Draft::of("llama_tiny").into_bf16().write());
         let exact = load("llama_tiny", &Device::cpu());
         let to_bf16 = |value: f32| bf16::from_f32(value).to_f32();
         let to_f16 = |value: f32| f16::from_f32(value).to_f32();
-        let cases: [(&TempDir, WeightType, DType, &dyn Fn(f32) -> f32); 8] = [
+        type Case<'a> = (&'a TempDir, WeightType, DType, &'a dyn Fn(f32) -> f32);
+        let cases: [Case<'_>; 8] = [
             (&f32_file, WeightType::F32, DType::F32, &|value| value),
             (&f32_file, WeightType::Stored, DType::F32, &|value| value),
             (&f32_file, WeightType::F16, DType::F16, &to_f16),
@@ -221,7 +222,7 @@ on_each_backend! {
     }
 
     fn sixteen_bit_weights_compute_what_their_values_say(device) {
-        let file = Draft::of("llama_tiny").as_bf16().write();
+        let file = Draft::of("llama_tiny").into_bf16().write();
         let batch = common::Golden::read(&fixture("llama_tiny/golden.safetensors")).batch("");
         let batch = batch.to_device(device).expect("a batch");
         let losses = [WeightType::F32, WeightType::Stored].map(|weight_type| {

@@ -170,12 +170,12 @@ fn wrong_requests_are_refused() {
     assert!(refusal(&[50]).contains("token 50 of the prompt is not in the vocabulary of 50"));
     assert!(refusal(&[1; 13]).contains("the prompt has 13 tokens; the model was made for at most 12"));
     let long = batch(1, 13, vec![1; 13], None).to_device(&device).expect("a batch");
-    let error = model.loss(&Forward::evaluation(None), &long).err().expect("refused").to_string();
+    let error = model.loss(&Forward::evaluation(None), &long).expect_err("refused").to_string();
     assert!(error.contains("13 tokens are more than the 12 the model was made for"), "{error}");
     let unknown = batch(1, 2, vec![1, 50], None).to_device(&device).expect("a batch");
-    let error = model.loss(&Forward::evaluation(None), &unknown).err().expect("refused").to_string();
+    let error = model.loss(&Forward::evaluation(None), &unknown).expect_err("refused").to_string();
     assert!(error.contains("token id 50 is not in the model's vocabulary of 50"), "{error}");
     let config = LlamaConfig { num_key_value_heads: 4, ..small() };
-    let error = Llama::random(config, 0, &device, WeightType::F32).err().expect("refused").to_string();
+    let error = Llama::random(config, 0, &device, WeightType::F32).expect_err("refused").to_string();
     assert!(error.contains("`num_key_value_heads` (4) must divide num_attention_heads (6)"), "{error}");
 }

@@ -48,7 +48,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let z = x * x;
     // Coefficients: Cephes, tanhf (S. Moshier), for |x| < 0.625.
     let mut p = -5.704_988_7e-3;
-    p = fused(p, z, 2.063_908_9e-2);
+    p = fused(p, z, 2.063_909e-2);
     p = fused(p, z, -5.373_971e-2);
     p = fused(p, z, 1.333_144_2e-1);
     p = fused(p, z, -3.333_328e-1);
@@ -79,13 +79,13 @@ pub(crate) fn erf(x: f32) -> f32 {
     let mut q = 0.170_872_77;
     q = fused(q, t, -0.822_152_23);
     q = fused(q, t, 1.488_515_9);
-    q = fused(q, t, -1.135_203_98);
+    q = fused(q, t, -1.135_204);
     q = fused(q, t, 0.278_868_07);
     q = fused(q, t, -0.186_288_06);
     q = fused(q, t, 0.096_784_18);
     q = fused(q, t, 0.374_091_96);
-    q = fused(q, t, 1.000_023_68);
-    let far = (1.0 - t * exp(fused(q, t, -z - 1.265_512_23))).copysign(x);
+    q = fused(q, t, 1.000_023_7);
+    let far = (1.0 - t * exp(fused(q, t, -z - 1.265_512_2))).copysign(x);
     if a < 0.9 { near } else { far }
 }
 

@@ -143,7 +143,7 @@ mod tests {
     fn size_classes_cover_and_waste_little() {
         for bytes in (1..5000u64).chain([1 << 20, (1 << 20) + 1, 123_456_789, 1 << 31]) {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % 256 == 0, "{bytes} got {class}");
+            assert!(class >= bytes && class.is_multiple_of(256), "{bytes} got {class}");
             assert_eq!(size_class(class), class, "a class is its own class");
             if bytes > 1 << 20 {
                 assert!(class as f64 <= bytes as f64 * 1.07, "{bytes} got {class}");

@@ -68,11 +68,6 @@ impl Gpu {
         }))
     }
 
-    /// True when the adapter can read and write 16-bit floats in shaders.
-    pub fn has_shader_f16(&self) -> bool {
-        self.features.contains(wgpu::Features::SHADER_F16)
-    }
-
     /// Storage buffers that one kernel can bind at the most.
     pub fn max_storage_buffers(&self) -> usize {
         self.limits.max_storage_buffers_per_shader_stage as usize

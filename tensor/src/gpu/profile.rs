@@ -94,7 +94,7 @@ impl Gpu {
         self.wait()?;
         let failed = |message: String| TensorError::Gpu { operation: "reading timestamps".into(), message };
         receiver
-            .try_recv()
+            .recv()
             .map_err(|_| failed("the GPU did not answer".into()))?
             .map_err(|error| failed(error.to_string()))?;
         let mapped = staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;

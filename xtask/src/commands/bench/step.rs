@@ -1,0 +1,244 @@
+//! Suite `step`: one LoRA training step of a LLaMA with random weights, as `finetune` does it.
+
+use std::time::Instant;
+
+use autograd::{AdamW, AdamWConfig, Optimizer, Tape};
+use lora::{AdapterSet, DropoutSource, Forward, HostBatch, LoraConfig, Model, Targets};
+use models::{Llama, LlamaConfig, WeightType};
+use serde_json::{Value, json};
+use tensor::{Counters, Device, KernelTime};
+
+use super::timing::median;
+use crate::commands::finetune::positive;
+use crate::failure::{Failure, Outcome};
+use crate::loading::{lora_failure, model_failure};
+use crate::output::{Output, bytes, table};
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Suite step: the model's size: tiny, 15m, 160m, 1b, 7b or llama3-8b. Default: by device.
+    #[arg(long)]
+    preset: Option<String>,
+    /// Suite step: sequences in a batch.
+    #[arg(long, value_parser = positive)]
+    batch: Option<usize>,
+    /// Suite step: tokens in a sequence.
+    #[arg(long, value_parser = positive)]
+    seq: Option<usize>,
+    /// Suite step: rank of the adapters.
+    #[arg(long, default_value_t = 8, value_parser = positive)]
+    rank: usize,
+    /// Suite step: how the frozen weights are kept.
+    #[arg(long, value_enum, default_value_t = Weights::F32)]
+    weights: Weights,
+    /// Suite step: compute each block again in the backward pass.
+    #[arg(long)]
+    checkpoint_activations: bool,
+    /// Suite step: timed steps.
+    #[arg(long, default_value_t = 12, value_parser = positive)]
+    steps: usize,
+    /// Suite step: steps before the timed ones.
+    #[arg(long, default_value_t = 4)]
+    warmup: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Weights {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// The modules that the peer's benchmark adapts.
+const TARGETS: [&str; 5] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"];
+
+struct Run<'a> {
+    model: &'a Llama,
+    adapters: AdapterSet,
+    optimizer: AdamW,
+    seed: u64,
+    done: u64,
+}
+
+pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
+    let small = device.is_cpu() || device.adapter().is_some_and(|adapter| adapter.is_software());
+    let (preset, batch, seq) = if small && quick {
+        ("tiny", 2, 64)
+    } else if small {
+        ("15m", 4, 128)
+    } else {
+        ("160m", 16, 256)
+    };
+    let preset = options.preset.as_deref().unwrap_or(preset);
+    let (batch, seq) = (options.batch.unwrap_or(batch), options.seq.unwrap_or(seq));
+    let config = LlamaConfig::preset(preset).ok_or_else(|| {
+        Failure::input(format!("--preset {preset}: the presets are tiny, 15m, 160m, 1b, 7b and llama3-8b"))
+    })?;
+    let weights = match options.weights {
+        Weights::F32 => WeightType::F32,
+        Weights::F16 => WeightType::F16,
+        Weights::Bf16 => WeightType::Bf16,
+    };
+    let vocabulary = config.vocab_size;
+    let model = Llama::random(config, seed, device, weights).map_err(model_failure)?;
+    let model = model.with_checkpointed_activations(options.checkpoint_activations);
+    let lora = LoraConfig {
+        rank: options.rank,
+        alpha: 2.0 * options.rank as f64,
+        targets: Targets::names(TARGETS),
+        ..LoraConfig::default()
+    };
+    let adapters = AdapterSet::new(lora, &model.modules(), device, seed).map_err(lora_failure)?;
+    let optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+    let mut run = Run { model: &model, adapters, optimizer, seed, done: 0 };
+    let batches = Batches { vocabulary, batch, seq };
+    let measured = measure(&mut run, &batches, options, device)?;
+    Ok(report(preset, options, &batches, &measured, device, output))
+}
+
+struct Batches {
+    vocabulary: usize,
+    batch: usize,
+    seq: usize,
+}
+
+impl Batches {
+    /// Random tokens; every position is labelled with its successor, the last with nothing.
+    fn next(&self, index: u64) -> Outcome<HostBatch> {
+        // A linear congruential generator is random enough: the values do not change the cost.
+        let mut state = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let ids: Vec<u32> = (0..self.batch * self.seq)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 33) % self.vocabulary as u64) as u32
+            })
+            .collect();
+        let label = |(position, _): (usize, &u32)| match (position + 1) % self.seq {
+            0 => lora::IGNORED,
+            _ => ids[position + 1] as i32,
+        };
+        let labels = ids.iter().enumerate().map(label).collect();
+        HostBatch::new(self.batch, self.seq, ids, labels, None).map_err(lora_failure)
+    }
+}
+
+impl Run<'_> {
+    /// One step; returns its loss, still on the device.
+    fn step(&mut self, batch: &HostBatch) -> Outcome<tensor::Tensor> {
+        let tape = Tape::new();
+        let batch = batch.to_device(self.model.device()).map_err(lora_failure)?;
+        let dropout = DropoutSource { seed: self.seed, step: self.done };
+        let (loss, gradients) = {
+            let forward = Forward::training(&tape, &self.adapters, dropout);
+            let loss = self.model.loss(&forward, &batch).map_err(lora_failure)?;
+            let gradients = tape.backward(&loss)?;
+            (loss.into_tensor(), gradients)
+        };
+        drop(tape);
+        self.optimizer.step(self.adapters.parameters_mut(), &gradients, 1e-4)?;
+        self.done += 1;
+        Ok(loss)
+    }
+}
+
+struct Measured {
+    seconds: Vec<f64>,
+    first_loss: f32,
+    last_loss: f32,
+    before: Counters,
+    after: Counters,
+    kernels: Vec<KernelTime>,
+}
+
+fn measure(run: &mut Run<'_>, batches: &Batches, options: &Options, device: &Device) -> Outcome<Measured> {
+    let mut first_loss = None;
+    for index in 0..options.warmup.max(1) {
+        let loss = run.step(&batches.next(index as u64)?)?.item::<f32>()?;
+        first_loss.get_or_insert(loss);
+    }
+    device.synchronize()?;
+    device.reset_peak();
+    let before = device.counters();
+    let (mut seconds, mut last_loss) = (Vec::with_capacity(options.steps), f32::NAN);
+    for index in 0..options.steps {
+        let batch = batches.next((options.warmup + index) as u64)?;
+        let started = Instant::now();
+        let loss = run.step(&batch)?;
+        device.synchronize()?;
+        seconds.push(started.elapsed().as_secs_f64());
+        last_loss = loss.item()?;
+    }
+    let after = device.counters();
+    let batch = batches.next(0)?;
+    let (outcome, kernels) = device.profile(|| run.step(&batch))?;
+    outcome?;
+    Ok(Measured { seconds, first_loss: first_loss.unwrap_or(f32::NAN), last_loss, before, after, kernels })
+}
+
+fn report(
+    preset: &str,
+    options: &Options,
+    batches: &Batches,
+    measured: &Measured,
+    device: &Device,
+    output: &Output,
+) -> Value {
+    let mut sorted = measured.seconds.clone();
+    let step = median(&mut sorted);
+    let (best, worst) = (sorted[0], sorted[sorted.len() - 1]);
+    let tokens = (batches.batch * batches.seq) as f64;
+    let per_step = |count: fn(&Counters) -> u64| {
+        (count(&measured.after) - count(&measured.before)) as f64 / measured.seconds.len() as f64
+    };
+    let (dispatches, submits) = (per_step(|c| c.dispatches), per_step(|c| c.submits));
+    let (created, groups) = (per_step(|c| c.buffers_created), per_step(|c| c.bind_groups_created));
+    output.say(format!(
+        "\nLLaMA {preset}, batch {} x {}, rank {}, weights {:?}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
+        batches.batch,
+        batches.seq,
+        options.rank,
+        options.weights,
+        step * 1e3,
+        best * 1e3,
+        worst * 1e3,
+        tokens / step
+    ));
+    output.say(format!("loss {:.4} -> {:.4}", measured.first_loss, measured.last_loss));
+    output.say(format!(
+        "peak memory {}, pool {}; a step: {dispatches:.0} dispatches, {submits:.0} submits, {created:.1} buffers \
+         created, {groups:.1} bind groups created",
+        bytes(measured.after.peak_bytes),
+        bytes(measured.after.pooled_bytes)
+    ));
+    let total: f64 = measured.kernels.iter().map(|kernel| kernel.nanoseconds).sum();
+    if total > 0.0 {
+        let rows: Vec<_> = measured
+            .kernels
+            .iter()
+            .take(16)
+            .map(|kernel| {
+                let share = 100.0 * kernel.nanoseconds / total;
+                let milliseconds = kernel.nanoseconds / 1e6;
+                vec![
+                    kernel.kernel.clone(),
+                    kernel.calls.to_string(),
+                    format!("{milliseconds:.3}"),
+                    format!("{share:.1}"),
+                ]
+            })
+            .collect();
+        output.say(format!("\n{}", table(&["kernel", "calls", "GPU ms", "%"], &rows)));
+        output.say(format!("all kernels: {:.2} ms", total / 1e6));
+    }
+    json!({
+        "preset": preset, "batch": batches.batch, "seq": batches.seq, "rank": options.rank,
+        "weights": format!("{:?}", options.weights).to_lowercase(), "device": device.to_string(),
+        "checkpoint_activations": options.checkpoint_activations, "step_seconds": step, "step_seconds_min": best,
+        "step_seconds_max": worst, "tokens_per_second": tokens / step, "peak_bytes": measured.after.peak_bytes,
+        "dispatches_per_step": dispatches, "submits_per_step": submits, "buffers_created_per_step": created,
+        "bind_groups_created_per_step": groups, "first_loss": measured.first_loss, "last_loss": measured.last_loss,
+        "kernels": measured.kernels.iter().map(|kernel| json!({
+            "kernel": kernel.kernel, "calls": kernel.calls, "nanoseconds": kernel.nanoseconds
+        })).collect::<Vec<_>>(),
+    })
+}

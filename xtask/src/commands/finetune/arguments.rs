@@ -1,0 +1,153 @@
+//! The flags of `finetune` and what they mean for the library.
+
+use std::path::PathBuf;
+
+use autograd::{Decay, Schedule};
+use lora::{Length, LoraConfig, Targets};
+use models::WeightType;
+
+/// Example: cargo xtask finetune --model path/to/llama --data notes.txt --out my-adapter --steps 300
+#[derive(clap::Args, Clone, Debug)]
+#[command(args_override_self = true)]
+pub struct Arguments {
+    /// Directory of a Hugging Face checkpoint (config.json, model.safetensors, tokenizer.json).
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Training data: .txt (packed text), .jsonl or .json (rows of text, prompt + completion, or instruction + output).
+    #[arg(long, num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// Validation data; default: 5 % of the training data is held out, at most 64 blocks or rows.
+    #[arg(long, num_args = 1..)]
+    pub validation: Vec<PathBuf>,
+    /// Directory for the adapter (PEFT files), metrics.jsonl and checkpoints.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Read settings from a TOML file with the same names; flags given here win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Rank of the adapter.
+    #[arg(long, default_value_t = 8)]
+    pub rank: usize,
+    /// Numerator of the adapter's scaling alpha/rank; default: twice the rank.
+    #[arg(long)]
+    pub alpha: Option<f64>,
+    /// Modules that get an adapter: names or suffixes such as q_proj, or all-linear.
+    #[arg(long, num_args = 1.., value_delimiter = ',', default_value = "all-linear")]
+    pub targets: Vec<String>,
+    /// Probability of dropping an element of an adapter's input in training.
+    #[arg(long, default_value_t = 0.0)]
+    pub dropout: f32,
+    /// Highest learning rate.
+    #[arg(long, default_value_t = 2e-3)]
+    pub lr: f32,
+    /// What the learning rate does after the warm-up.
+    #[arg(long, value_enum, default_value_t = ScheduleKind::Cosine)]
+    pub schedule: ScheduleKind,
+    /// Steps over which the learning rate rises from 0; default: 5 % of the run.
+    #[arg(long)]
+    pub warmup: Option<u64>,
+    /// Decoupled weight decay.
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f64,
+    /// Global norm to which gradients are clipped; 0 for no clipping.
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f32,
+    /// Optimizer steps.
+    #[arg(long, default_value_t = 200, conflicts_with = "epochs")]
+    pub steps: u64,
+    /// Passes over the data instead of a number of steps.
+    #[arg(long)]
+    pub epochs: Option<u64>,
+    /// Sequences in a batch.
+    #[arg(long, default_value_t = 8, value_parser = positive)]
+    pub batch: usize,
+    /// Batches whose gradients are averaged before a step.
+    #[arg(long, default_value_t = 1)]
+    pub grad_accumulation: u64,
+    /// Tokens in a sequence.
+    #[arg(long, default_value_t = 128, value_parser = positive)]
+    pub seq: usize,
+    /// Steps between evaluations; default: four over the run.
+    #[arg(long)]
+    pub eval_every: Option<u64>,
+    /// Steps between resumable checkpoints; default: only when interrupted.
+    #[arg(long)]
+    pub save_every: Option<u64>,
+    /// Compute each block again in the backward pass instead of keeping its activations.
+    #[arg(long)]
+    pub checkpoint_activations: bool,
+    /// f32: everything in f32. mixed: the frozen weights in 16 bits (f16 or bf16 as the file stores them), the rest in
+    /// f32.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub dtype: Precision,
+    /// Go on from the newest checkpoint in --out.
+    #[arg(long)]
+    pub resume: bool,
+    /// Start from the factors of this PEFT adapter instead of new ones; its rank, alpha and targets count.
+    #[arg(long, conflicts_with = "resume")]
+    pub init_adapter: Option<PathBuf>,
+    /// Write over an adapter that is already in --out.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ScheduleKind {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    F32,
+    Mixed,
+}
+
+impl Precision {
+    /// How the frozen weights are kept.
+    pub fn weight_type(self) -> WeightType {
+        match self {
+            Precision::F32 => WeightType::F32,
+            Precision::Mixed => WeightType::Stored,
+        }
+    }
+}
+
+/// A clap parser for counts of at least 1.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(value) => Ok(value),
+        Err(_) => Err("is not a whole number".into()),
+    }
+}
+
+impl Arguments {
+    /// The adapter that is asked for.
+    pub fn lora_config(&self) -> LoraConfig {
+        let all = self.targets.iter().any(|target| target == "all-linear");
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha.unwrap_or(2.0 * self.rank as f64),
+            dropout: self.dropout,
+            targets: if all { Targets::AllLinear } else { Targets::names(self.targets.clone()) },
+            ..LoraConfig::default()
+        }
+    }
+
+    /// The length of the run.
+    pub fn length(&self) -> Length {
+        self.epochs.map_or(Length::Steps(self.steps), Length::Epochs)
+    }
+
+    /// The learning rate over a run of `steps`.
+    pub fn learning_rates(&self, steps: u64) -> Schedule {
+        let decay = match self.schedule {
+            ScheduleKind::Constant => Decay::Constant,
+            ScheduleKind::Linear => Decay::Linear,
+            ScheduleKind::Cosine => Decay::Cosine { floor: 0.0 },
+        };
+        Schedule { peak: self.lr, warmup_steps: self.warmup.unwrap_or(steps / 20), total_steps: steps, decay }
+    }
+}

@@ -1,0 +1,201 @@
+//! `finetune`: trains a LoRA adapter on a checkpoint and writes it as PEFT files.
+
+mod arguments;
+mod progress;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use autograd::{AdamW, AdamWConfig};
+use lora::{
+    AdapterOrigin, AdapterSet, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
+    WEIGHTS_FILE, evaluate, latest_checkpoint,
+};
+use models::Llama;
+use serde_json::json;
+
+pub use arguments::{Arguments, positive};
+use progress::Progress;
+
+use crate::Common;
+use crate::data::{Data, Shape, Sources};
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::loading::{self, lora_failure};
+use crate::output::{Output, bytes};
+
+/// Evaluations over a run when nothing is said.
+const EVALUATIONS: u64 = 4;
+
+pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
+    interrupt::watch();
+    check_output(arguments)?;
+    let device = common.open_device(output)?;
+    let tokenizer = loading::tokenizer(&arguments.model)?;
+    let model = loading::model(&arguments.model, &device, arguments.dtype.weight_type(), output)?
+        .with_checkpointed_activations(arguments.checkpoint_activations);
+    let limit = model.config().max_position_embeddings;
+    if arguments.seq > limit {
+        return Err(Failure::input(format!("--seq {}: the model has {limit} positions", arguments.seq)));
+    }
+    let sources = read_data(arguments, common, &tokenizer)?;
+    let (adapters, origin) = starting_point(arguments, common, &model, output)?;
+    describe(&adapters, &sources, output);
+
+    prepare_directory(&arguments.out)?;
+    let started = Instant::now();
+    let before = match arguments.resume {
+        true => None,
+        false => Some(evaluate(&model, Some(&adapters), &*sources.validation).map_err(lora_failure)?),
+    };
+    if let Some(Evaluation { loss, .. }) = &before {
+        output.say(format!("validation loss before training: {loss:.4}"));
+    }
+    let (trained, steps) = train(arguments, common, &model, adapters, &sources, &origin, output)?;
+    trained.adapters.save(&arguments.out, &origin).map_err(lora_failure)?;
+    conclude(arguments, &trained, steps, before.map(|evaluation| evaluation.loss), started, &model, output)
+}
+
+/// Refuses to write over an adapter, before any work is done.
+fn check_output(arguments: &Arguments) -> Outcome<()> {
+    let out = &arguments.out;
+    if out.exists() && !out.is_dir() {
+        return Err(Failure::input(format!("--out {}: this is a file, not a directory", out.display())));
+    }
+    let occupied = out.join(WEIGHTS_FILE).exists();
+    if occupied && !arguments.overwrite && !arguments.resume {
+        return Err(Failure::input(format!(
+            "--out {}: an adapter is already there; choose another directory, or --overwrite, or --resume",
+            out.display()
+        )));
+    }
+    Ok(())
+}
+
+fn read_data(arguments: &Arguments, common: &Common, tokenizer: &models::Tokenizer) -> Outcome<Sources> {
+    let data = Data::read(&arguments.data, tokenizer)?;
+    let (training, validation) = match arguments.validation.is_empty() {
+        true => data.hold_out(arguments.seq),
+        false => (data, Data::read(&arguments.validation, tokenizer)?),
+    };
+    let shape = Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed };
+    training.sources(validation, shape, tokenizer.pad().or(tokenizer.eos()).unwrap_or(0))
+}
+
+fn starting_point(
+    arguments: &Arguments,
+    common: &Common,
+    model: &Llama,
+    output: &Output,
+) -> Outcome<(AdapterSet, AdapterOrigin)> {
+    let base_model = Some(arguments.model.to_string_lossy().into_owned());
+    let origin = AdapterOrigin { base_model, task_type: Some("CAUSAL_LM".into()) };
+    if let Some(directory) = &arguments.init_adapter {
+        let (mut adapters, _) = loading::adapter(directory, model, output)?;
+        adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;
+        return Ok((adapters, origin));
+    }
+    let adapters = AdapterSet::new(arguments.lora_config(), &model.modules(), model.device(), common.seed);
+    Ok((adapters.map_err(lora_failure)?, origin))
+}
+
+fn describe(adapters: &AdapterSet, sources: &Sources, output: &Output) {
+    let trainable: usize = adapters.parameters().iter().map(|(_, tensor)| tensor.elements()).sum();
+    output.say(format!(
+        "adapter: rank {}, {} modules, {trainable} trainable parameters",
+        adapters.config().rank,
+        adapters.adapters().len()
+    ));
+    output.say(format!(
+        "data: {} tokens for training, {} for validation",
+        sources.training_tokens, sources.validation_tokens
+    ));
+    if sources.truncated > 0 {
+        output.say(format!("warning: {} rows are longer than --seq and are cut", sources.truncated));
+    }
+}
+
+/// The directory exists and can be written to: better known now than after training.
+fn prepare_directory(out: &Path) -> Outcome<()> {
+    let refused = |error: std::io::Error| Failure::input(format!("--out {}: {error}", out.display()));
+    std::fs::create_dir_all(out).map_err(refused)?;
+    tempfile::tempfile_in(out).map_err(refused)?;
+    Ok(())
+}
+
+fn train(
+    arguments: &Arguments,
+    common: &Common,
+    model: &Llama,
+    adapters: AdapterSet,
+    sources: &Sources,
+    origin: &AdapterOrigin,
+    output: &Output,
+) -> Outcome<(Trained, u64)> {
+    let mut options = TrainingOptions::new(arguments.length(), autograd::Schedule::constant(arguments.lr));
+    options.gradient_accumulation = arguments.grad_accumulation;
+    let steps = options.steps(&*sources.training);
+    options.schedule = arguments.learning_rates(steps);
+    options.max_gradient_norm = (arguments.clip != 0.0).then_some(arguments.clip);
+    options.evaluate_every = Some(arguments.eval_every.unwrap_or(steps.div_ceil(EVALUATIONS).max(1)));
+    options.save_every = arguments.save_every;
+    options.seed = common.seed;
+    options.output = Some(arguments.out.clone());
+    options.origin = origin.clone();
+    let optimizer = AdamW::new(AdamWConfig { weight_decay: arguments.weight_decay, ..AdamWConfig::default() });
+    let mut trainer = Trainer::new(model, adapters, optimizer, options).map_err(lora_failure)?;
+    let metrics = arguments.out.join("metrics.jsonl");
+    let metrics = if arguments.resume {
+        let checkpoint = latest_checkpoint(&arguments.out)
+            .map_err(lora_failure)?
+            .ok_or_else(|| Failure::input(format!("--resume: {} holds no checkpoint", arguments.out.display())))?;
+        trainer.resume(&checkpoint).map_err(lora_failure)?;
+        output.say(format!("resuming after step {}", trainer.steps_done()));
+        MetricsWriter::resume(&metrics, trainer.steps_done())
+    } else {
+        MetricsWriter::create(&metrics)
+    };
+    let progress = Progress::new(output, steps, trainer.steps_done());
+    let trainer = trainer.with_observer(metrics.map_err(lora_failure)?).with_observer(progress);
+    let trained = trainer.run(&*sources.training, Some(&*sources.validation)).map_err(lora_failure)?;
+    Ok((trained, steps))
+}
+
+fn conclude(
+    arguments: &Arguments,
+    trained: &Trained,
+    steps: u64,
+    before: Option<f64>,
+    started: Instant,
+    model: &Llama,
+    output: &Output,
+) -> Outcome<ExitCode> {
+    let seconds = started.elapsed().as_secs_f64();
+    let out = arguments.out.display();
+    let counters = model.device().counters();
+    let best = trained.best.as_ref().map(|best| (best.step, best.loss));
+    output.result(&json!({
+        "command": "finetune", "out": arguments.out, "steps": trained.steps, "stopped": trained.stopped,
+        "validation_loss_before": before, "best_step": best.map(|(step, _)| step),
+        "best_validation_loss": best.map(|(_, loss)| loss), "seconds": seconds, "peak_bytes": counters.peak_bytes,
+        "device": model.device().to_string(),
+    }));
+    if trained.stopped {
+        return Err(Failure::Interrupted(format!(
+            "interrupted after step {} of {steps}; the adapter so far is in {out}, and --resume goes on",
+            trained.steps
+        )));
+    }
+    let change = match (before, best) {
+        (Some(before), Some((_, loss))) => format!("; validation loss {before:.4} -> {loss:.4}"),
+        _ => String::new(),
+    };
+    output.say(format!(
+        "done: {} steps in {seconds:.1} s{change}; peak memory {}",
+        trained.steps,
+        bytes(counters.peak_bytes)
+    ));
+    output.say(format!("adapter: {out} (PEFT files); the one with the lowest validation loss: {out}/best"));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,41 @@
+//! The commands, one module each.
+
+mod bench;
+mod devices;
+mod finetune;
+mod generate;
+mod test;
+
+use std::process::ExitCode;
+
+use crate::Common;
+use crate::failure::Outcome;
+use crate::output::Output;
+
+/// A command and its arguments.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Train a LoRA adapter on a checkpoint; writes PEFT files.
+    Finetune(finetune::Arguments),
+    /// Continue a prompt.
+    Generate(generate::Arguments),
+    /// Measure matrix products, memory bandwidth and training steps.
+    Bench(bench::Arguments),
+    /// List the adapters found, their features and limits, and which one `auto` takes.
+    Devices,
+    /// Run everything CI runs: format, lints, tidy, unit, property, golden and documentation tests.
+    Test(test::Arguments),
+}
+
+impl Command {
+    /// Does the work.
+    pub fn run(self, common: &Common, output: &Output) -> Outcome<ExitCode> {
+        match self {
+            Command::Finetune(arguments) => finetune::run(&arguments, common, output),
+            Command::Generate(arguments) => generate::run(&arguments, common, output),
+            Command::Bench(arguments) => bench::run(&arguments, common, output),
+            Command::Devices => devices::run(common, output),
+            Command::Test(arguments) => test::run(&arguments, output),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Training data from files, by extension: `.txt` is packed language modelling; `.jsonl` and `.json` are rows of
+//! `text`, `prompt` + `completion`, or `instruction` + `input` + `output`. What becomes of the tokens is the `lora`
+//! crate's affair.
+
+mod rows;
+
+use std::path::{Path, PathBuf};
+
+use lora::{BatchSource, Example, PackedTokens, PaddedExamples};
+use models::Tokenizer;
+
+use crate::failure::{Failure, Outcome};
+
+/// Share of the data that is held out for validation when no validation file is given.
+const HELD_OUT: f64 = 0.05;
+
+/// Blocks or rows that validation reads at the most when they are held out automatically: enough for a steady mean,
+/// few enough not to slow training.
+const HELD_OUT_LIMIT: usize = 64;
+
+/// What was read from the files of one kind.
+pub enum Data {
+    /// One run of tokens.
+    Text(Vec<u32>),
+    /// Rows of their own lengths.
+    Examples(Vec<Example>),
+}
+
+/// Sequence length, sequences a batch, and the seed of the order.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub sequence: usize,
+    pub batch: usize,
+    pub seed: u64,
+}
+
+/// Training and validation batches.
+pub struct Sources {
+    pub training: Box<dyn BatchSource>,
+    pub validation: Box<dyn BatchSource>,
+    /// Tokens for training, padding not counted.
+    pub training_tokens: usize,
+    /// Tokens for validation, padding not counted.
+    pub validation_tokens: usize,
+    /// Training rows longer than the sequence, which are cut.
+    pub truncated: usize,
+}
+
+impl Data {
+    /// Reads and tokenises files, which must be all text or all rows.
+    pub fn read(files: &[PathBuf], tokenizer: &Tokenizer) -> Outcome<Self> {
+        let mut data: Option<Data> = None;
+        for file in files {
+            let next = Self::read_file(file, tokenizer)?;
+            data = Some(match (data, next) {
+                (None, next) => next,
+                (Some(Data::Text(mut all)), Data::Text(more)) => {
+                    all.extend(more);
+                    Data::Text(all)
+                }
+                (Some(Data::Examples(mut all)), Data::Examples(more)) => {
+                    all.extend(more);
+                    Data::Examples(all)
+                }
+                _ => return Err(Failure::input("text files and files of rows cannot be mixed in one run")),
+            });
+        }
+        data.ok_or_else(|| Failure::input("no data file given"))
+    }
+
+    fn read_file(file: &Path, tokenizer: &Tokenizer) -> Outcome<Self> {
+        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or("");
+        let bytes = std::fs::read(file)
+            .map_err(|error| Failure::input(format!("the data file {} cannot be read: {error}", file.display())))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            Failure::input(format!("the data file {} is not UTF-8 text (byte {at})", file.display()))
+        })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        match extension {
+            "txt" => Ok(Data::Text(tokenizer.encode(text, false)?)),
+            "jsonl" => Ok(Data::Examples(rows::from_lines(file, text, tokenizer)?)),
+            "json" => Ok(Data::Examples(rows::from_array(file, text, tokenizer)?)),
+            _ => Err(Failure::input(format!(
+                "the data file {} has no known extension; known are .txt, .jsonl and .json",
+                file.display()
+            ))),
+        }
+    }
+
+    /// Splits off a validation part from the end of text, or evenly from rows.
+    pub fn hold_out(self, sequence: usize) -> (Data, Data) {
+        match self {
+            Data::Text(mut tokens) => {
+                let blocks = ((tokens.len() as f64 * HELD_OUT) as usize / sequence).clamp(1, HELD_OUT_LIMIT);
+                let cut = tokens.len().saturating_sub(blocks * sequence + 1);
+                let held = tokens.split_off(cut);
+                (Data::Text(tokens), Data::Text(held))
+            }
+            Data::Examples(examples) => {
+                let count = ((examples.len() as f64 * HELD_OUT) as usize).clamp(1, HELD_OUT_LIMIT);
+                let every = examples.len().div_ceil(count).max(2);
+                let (mut kept, mut held) = (Vec::new(), Vec::new());
+                for (index, example) in examples.into_iter().enumerate() {
+                    if index % every == every - 1 { held.push(example) } else { kept.push(example) }
+                }
+                (Data::Examples(kept), Data::Examples(held))
+            }
+        }
+    }
+
+    /// Training and validation batches of these data.
+    pub fn sources(self, validation: Data, shape: Shape, padding_id: u32) -> Outcome<Sources> {
+        let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
+        let (training_tokens, validation_tokens) = (self.tokens(), validation.tokens());
+        let truncated = match &self {
+            Data::Text(_) => 0,
+            Data::Examples(examples) => examples.iter().filter(|example| example.ids.len() > shape.sequence).count(),
+        };
+        let Shape { sequence, batch, seed } = shape;
+        let training: Box<dyn BatchSource> = match self {
+            Data::Text(tokens) => Box::new(PackedTokens::shuffled(tokens, sequence, batch, seed).map_err(wrong)?),
+            Data::Examples(rows) => {
+                Box::new(PaddedExamples::new(rows, batch, sequence, padding_id, Some(seed)).map_err(wrong)?)
+            }
+        };
+        let validation: Box<dyn BatchSource> = match validation {
+            Data::Text(tokens) => Box::new(PackedTokens::in_order(tokens, sequence, batch).map_err(wrong)?),
+            Data::Examples(rows) => {
+                Box::new(PaddedExamples::new(rows, batch, sequence, padding_id, None).map_err(wrong)?)
+            }
+        };
+        Ok(Sources { training, validation, training_tokens, validation_tokens, truncated })
+    }
+
+    fn tokens(&self) -> usize {
+        match self {
+            Data::Text(tokens) => tokens.len(),
+            Data::Examples(examples) => examples.iter().map(|example| example.ids.len()).sum(),
+        }
+    }
+}
