@@ -1,32 +1,54 @@
 //! Which tile a product gets on the GPU, and into how many parts its inner extent is split.
 //!
-//! A plain function of the shape with constants measured on one large GPU. It does not look at the device, so that a
-//! program's results do not change with it; on smaller GPUs the choice is merely less good.
+//! A plain function of the shape with constants measured on one large GPU (an NVIDIA H200). It does not look at the
+//! device, so that a program's results do not change with it; on smaller GPUs the choice is merely less good.
 
 use super::generator::Tile;
 
-/// 8 x 8 sums an invocation: the most products per element read. For results that fill a GPU.
-pub(super) const LARGE: Tile =
-    Tile { rows: 128, columns: 128, depth: 16, thread_rows: 8, thread_columns: 8, unrolled: 16 };
+/// A tile and what it costs. All costs are in multiplications of one multiprocessor at the speed of the largest tile,
+/// of which there are about 150,000 in a microsecond.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub tile: Tile,
+    /// Speed within a long product, relative to the largest tile.
+    speed: f64,
+    /// Workgroups that a multiprocessor must have at once to reach that speed.
+    resident: usize,
+    /// Starting a workgroup and writing its result take as long as this much of `k`.
+    overhead: usize,
+}
 
-/// For results of middling size.
-pub(super) const MEDIUM: Tile =
-    Tile { rows: 64, columns: 64, depth: 16, thread_rows: 4, thread_columns: 8, unrolled: 16 };
+const fn tile(rows: u32, columns: u32, depth: u32, thread_rows: u32, thread_columns: u32) -> Tile {
+    // Slabs are written out whole: a loop in their place costs between nothing and a fifth of the speed.
+    Tile { rows, columns, depth, thread_rows, thread_columns, unrolled: depth }
+}
 
-/// For small results, and for one axis of up to 32.
-pub(super) const SMALL: Tile =
-    Tile { rows: 32, columns: 32, depth: 16, thread_rows: 4, thread_columns: 4, unrolled: 16 };
-
-/// For few columns: an adapter's down projection.
-pub(super) const TALL: Tile =
-    Tile { rows: 64, columns: 16, depth: 32, thread_rows: 4, thread_columns: 4, unrolled: 32 };
-
-/// For few rows: one token at a time, an adapter's gradient.
-pub(super) const WIDE: Tile =
-    Tile { rows: 16, columns: 64, depth: 32, thread_rows: 4, thread_columns: 4, unrolled: 32 };
+/// 8 x 16 sums an invocation: the most products per element read. With 128 invocations every one copies a patch of
+/// either operand, so that no warp waits for a branch; 8 x 8 sums and 256 invocations reach three quarters.
+pub(super) const TILE_128X128: Tile = tile(128, 128, 16, 8, 16);
+/// For results that the largest tile covers too few times to keep all multiprocessors busy.
+pub(super) const TILE_64X64: Tile = tile(64, 64, 16, 8, 8);
+/// For small results.
+pub(super) const TILE_32X32: Tile = tile(32, 32, 16, 4, 4);
+/// For up to 32 columns: adapters of common rank.
+pub(super) const TILE_128X32: Tile = tile(128, 32, 16, 8, 4);
+/// For up to 32 rows.
+pub(super) const TILE_32X128: Tile = tile(32, 128, 16, 4, 8);
+/// For up to 16 columns: adapters of small rank.
+pub(super) const TILE_64X16: Tile = tile(64, 16, 32, 4, 4);
+/// For up to 16 rows: one token at a time, an adapter's gradient.
+pub(super) const TILE_16X64: Tile = tile(16, 64, 32, 4, 4);
 
 /// Every tile that is used.
-pub(super) const TILES: [Tile; 5] = [LARGE, MEDIUM, SMALL, TALL, WIDE];
+pub(super) const CANDIDATES: [Candidate; 7] = [
+    Candidate { tile: TILE_128X128, speed: 1.0, resident: 2, overhead: 56 },
+    Candidate { tile: TILE_64X64, speed: 0.75, resident: 2, overhead: 35 },
+    Candidate { tile: TILE_32X32, speed: 0.35, resident: 4, overhead: 14 },
+    Candidate { tile: TILE_128X32, speed: 0.48, resident: 4, overhead: 16 },
+    Candidate { tile: TILE_32X128, speed: 0.48, resident: 4, overhead: 16 },
+    Candidate { tile: TILE_64X16, speed: 0.25, resident: 4, overhead: 32 },
+    Candidate { tile: TILE_16X64, speed: 0.25, resident: 4, overhead: 32 },
+];
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,49 +60,53 @@ pub(super) struct Choice {
     pub depth_per_part: usize,
 }
 
-/// Multiprocessors of the GPU that the costs below are about.
+/// Multiprocessors of the GPU that was measured.
 const MULTIPROCESSORS: usize = 132;
 
-/// What it costs to start the second kernel, in the unit of [`cost`].
+/// Starting the second kernel.
 const REDUCTION_COST: f64 = 400_000.0;
 
-/// What it costs to write and read one element of a part, in the unit of [`cost`].
-const PARTIAL_SUM_COST: f64 = 32.0 / MULTIPROCESSORS as f64;
+/// Writing and reading one element of a part, with all multiprocessors at it.
+const PARTIAL_SUM_COST: f64 = 0.8;
 
 /// Parts that `k` is split into at the most.
-const MAX_PARTS: usize = 64;
+const MAX_PARTS: usize = 32;
 
-/// Multiplications per multiprocessor, as if all ran at the speed of the largest tile.
-fn cost(tile: &Tile, workgroups: usize, depth: usize) -> f64 {
-    // Speed relative to the largest tile, and the workgroups that a multiprocessor needs at once to reach it.
-    let (speed, resident) = match tile.threads() {
-        256 => (1.0, 2),
-        128 => (0.75, 4),
-        _ => (0.5, 6),
-    };
-    let rounds = workgroups.div_ceil(MULTIPROCESSORS).max(resident);
-    let work = tile.rows as usize * tile.columns as usize * depth * rounds;
-    work as f64 / speed
+/// Extent of a part at the least: shorter ones are not worth a second kernel.
+const MIN_DEPTH_PER_PART: usize = 128;
+
+/// `k` cut into about `wanted` parts of whole slabs.
+pub(super) fn split(tile: Tile, k: usize, wanted: usize) -> Choice {
+    let depth_per_part = k.div_ceil(wanted).next_multiple_of(tile.depth as usize);
+    Choice { tile, parts: k.div_ceil(depth_per_part), depth_per_part }
 }
 
 /// The cheapest tile and split for `batches` products of `[m, k] x [k, n]`.
 pub(super) fn choose(m: usize, n: usize, k: usize, batches: usize) -> Choice {
-    let mut best: Option<(f64, Choice)> = None;
-    for tile in TILES {
-        let tiles = m.div_ceil(tile.rows as usize) * n.div_ceil(tile.columns as usize) * batches;
+    let mut best = (f64::INFINITY, split(TILE_128X128, k, 1));
+    for candidate in CANDIDATES {
         let mut wanted = 1;
-        while wanted <= MAX_PARTS {
-            let depth_per_part = k.div_ceil(wanted).next_multiple_of(tile.depth as usize);
-            let parts = k.div_ceil(depth_per_part);
-            let extra =
-                if parts > 1 { REDUCTION_COST + (parts * m * n * batches) as f64 * PARTIAL_SUM_COST } else { 0.0 };
-            let cost = cost(&tile, tiles * parts, depth_per_part.min(k)) + extra;
-            if best.is_none_or(|(least, _)| cost < least) {
-                best = Some((cost, Choice { tile, parts, depth_per_part }));
+        while wanted <= (k / MIN_DEPTH_PER_PART).clamp(1, MAX_PARTS) {
+            let choice = split(candidate.tile, k, wanted);
+            let cost = cost(&candidate, &choice, [m, n, k], batches);
+            if cost < best.0 {
+                best = (cost, choice);
             }
             wanted *= 2;
         }
     }
-    // Proof: the loops above run at least once each.
-    best.expect("there is a tile").1
+    best.1
+}
+
+fn cost(candidate: &Candidate, choice: &Choice, [m, n, k]: [usize; 3], batches: usize) -> f64 {
+    let (rows, columns) = (choice.tile.rows as usize, choice.tile.columns as usize);
+    let workgroups = m.div_ceil(rows) * n.div_ceil(columns) * batches * choice.parts;
+    // A multiprocessor takes on `resident` workgroups at a time; the last time round may leave most without work.
+    let rounds = workgroups.div_ceil(MULTIPROCESSORS * candidate.resident) * candidate.resident;
+    let depth = choice.depth_per_part.min(k) + candidate.overhead;
+    let sums = (rows * columns) as f64 * depth as f64 * rounds as f64 / candidate.speed;
+    match choice.parts {
+        1 => sums,
+        parts => sums + REDUCTION_COST + PARTIAL_SUM_COST * parts as f64 * (m * n * batches) as f64,
+    }
 }
