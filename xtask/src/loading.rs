@@ -28,13 +28,6 @@ pub fn lora_failure(error: LoraError) -> Failure {
 
 /// Loads a checkpoint and says what it is.
 pub fn model(directory: &Path, device: &Device, weight_type: WeightType, output: &Output) -> Outcome<Llama> {
-    if !directory.is_dir() {
-        return Err(Failure::input(format!(
-            "--model {}: no such directory; give the directory of a Hugging Face checkpoint (config.json, \
-             model.safetensors, tokenizer.json)",
-            directory.display()
-        )));
-    }
     let model = Llama::from_directory(directory, device, weight_type).map_err(model_failure)?;
     let config = model.config();
     output.say(format!(
@@ -46,8 +39,15 @@ pub fn model(directory: &Path, device: &Device, weight_type: WeightType, output:
     Ok(model)
 }
 
-/// Loads a checkpoint's tokenizer.
+/// Loads a checkpoint's tokenizer; called before [`model`], since it is quick.
 pub fn tokenizer(directory: &Path) -> Outcome<Tokenizer> {
+    if !directory.is_dir() {
+        return Err(Failure::input(format!(
+            "--model {}: no such directory; give the directory of a Hugging Face checkpoint (config.json, \
+             model.safetensors, tokenizer.json)",
+            directory.display()
+        )));
+    }
     Tokenizer::read(directory).map_err(model_failure)
 }
 
