@@ -43,6 +43,8 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let (adapters, origin) = starting_point(arguments, common, &model, output)?;
     describe(&adapters, &sources, output);
 
+    let options = training_options(arguments, common, &sources, &origin)?;
+
     prepare_directory(&arguments.out)?;
     let started = Instant::now();
     let before = match arguments.resume {
@@ -52,7 +54,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     if let Some(Evaluation { loss, .. }) = &before {
         output.say(format!("validation loss before training: {loss:.4}"));
     }
-    let (trained, steps) = train(arguments, common, &model, adapters, &sources, &origin, output)?;
+    let (trained, steps) = train(arguments, options, &model, adapters, &sources, output)?;
     trained.adapters.save(&arguments.out, &origin).map_err(lora_failure)?;
     conclude(arguments, &trained, steps, before.map(|evaluation| evaluation.loss), started, &model, output)
 }
@@ -124,15 +126,13 @@ fn prepare_directory(out: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn train(
+/// The library's settings for these arguments.
+fn training_options(
     arguments: &Arguments,
     common: &Common,
-    model: &Llama,
-    adapters: AdapterSet,
     sources: &Sources,
     origin: &AdapterOrigin,
-    output: &Output,
-) -> Outcome<(Trained, u64)> {
+) -> Outcome<TrainingOptions> {
     let mut options = TrainingOptions::new(arguments.length(), autograd::Schedule::constant(arguments.lr));
     options.gradient_accumulation = arguments.grad_accumulation;
     let steps = options.steps(&*sources.training);
@@ -143,6 +143,19 @@ fn train(
     options.seed = common.seed;
     options.output = Some(arguments.out.clone());
     options.origin = origin.clone();
+    options.validate().map_err(lora_failure)?;
+    Ok(options)
+}
+
+fn train(
+    arguments: &Arguments,
+    options: TrainingOptions,
+    model: &Llama,
+    adapters: AdapterSet,
+    sources: &Sources,
+    output: &Output,
+) -> Outcome<(Trained, u64)> {
+    let steps = options.steps(&*sources.training);
     let optimizer = AdamW::new(AdamWConfig { weight_decay: arguments.weight_decay, ..AdamWConfig::default() });
     let mut trainer = Trainer::new(model, adapters, optimizer, options).map_err(lora_failure)?;
     let metrics = arguments.out.join("metrics.jsonl");
