@@ -88,6 +88,7 @@ impl Gpu {
     fn wait(&self) -> Result<()> {
         self.counters.host_waits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        lock(&self.stream).waited = true;
         self.faults.check()?;
         polled.map(|_| ()).map_err(|error| crate::TensorError::DeviceLost { reason: error.to_string() })
     }

@@ -14,6 +14,9 @@ use crate::error::Result;
 /// Dispatches per submission: below 64 the cost of submitting shows, above 128 the GPU starts late.
 const BATCH: usize = 96;
 
+/// Dispatches in the first submission after a wait: the GPU has nothing to do until it comes.
+const FIRST_BATCH: usize = 16;
+
 /// Distance between parameter blocks in the buffer that stands in for immediates; the usual offset alignment.
 const PARAMETER_STRIDE: usize = 256;
 
@@ -25,6 +28,8 @@ const BIND_GROUP_LIMIT: usize = 1 << 16;
 pub(super) struct Stream {
     open: Option<Open>,
     recorded: usize,
+    /// Whether the host has waited for the GPU since the last submission.
+    pub waited: bool,
     /// Serial number of the batch being recorded; buffers remember the last one that used them.
     pub batch: u64,
     pipelines: HashMap<u64, Arc<Pipeline>>,
@@ -69,6 +74,7 @@ impl Stream {
         Stream {
             open: None,
             recorded: 0,
+            waited: true,
             batch: 1,
             pipelines: HashMap::new(),
             bind_groups: HashMap::new(),
@@ -118,7 +124,8 @@ impl Stream {
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
         gpu.counters.dispatches.fetch_add(1, Relaxed);
         self.recorded += 1;
-        if self.recorded == BATCH { self.submit(gpu) } else { Ok(()) }
+        let full = if self.waited { FIRST_BATCH } else { BATCH };
+        if self.recorded >= full { self.submit(gpu) } else { Ok(()) }
     }
 
     /// Sends everything recorded. Does nothing when nothing is.
@@ -135,6 +142,7 @@ impl Stream {
         gpu.queue.submit([open.encoder.finish()]);
         gpu.counters.submits.fetch_add(1, Relaxed);
         self.recorded = 0;
+        self.waited = false;
         self.batch += 1;
         // Lets the driver take back what finished work no longer needs.
         let _ = gpu.device.poll(wgpu::PollType::Poll);

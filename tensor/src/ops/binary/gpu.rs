@@ -7,7 +7,8 @@ use crate::gpu::{Dispatch, Gpu, Source, linear_grid};
 use crate::shape::{MAX_RANK, merge_axes};
 use crate::tensor::Tensor;
 
-const WORKGROUP: usize = 256;
+/// Elements of the result that a workgroup of 256 invocations computes.
+const ELEMENTS: usize = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
@@ -47,6 +48,6 @@ pub(super) fn binary(gpu: &Gpu, a: &Tensor, b: &Tensor, name: &'static str, oper
         .read(b)
         .write(&out)
         .params(&params)
-        .run(gpu, linear_grid(a.elements(), WORKGROUP))?;
+        .run(gpu, linear_grid(a.elements(), ELEMENTS))?;
     Ok(out)
 }

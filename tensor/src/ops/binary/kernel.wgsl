@@ -1,4 +1,5 @@
-// out[i] = f(a[…], b[…]) with broadcasting; one invocation an element of the result.
+// out[i] = f(a[…], b[…]) with broadcasting; four elements of the result an invocation, a workgroup's width apart, all
+// read before the first is written.
 // DENSE: both operands are contiguous in the result's order. Otherwise positions come from extents and strides of
 // axes that the host merged as far as they go.
 
@@ -27,10 +28,26 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let i = linear_id(local, group, groups, 256u);
-    if (i >= params.count) {
-        return;
+    let first = linear_id(local, group, groups, 1024u);
+    let p = value(first);
+    let q = value(first + 256u);
+    let r = value(first + 512u);
+    let s = value(first + 768u);
+    store(first, p);
+    store(first + 256u, q);
+    store(first + 512u, r);
+    store(first + 768u, s);
+}
+
+fn store(i: u32, value: f32) {
+    if (i < params.count) {
+        out[i] = value;
     }
+}
+
+// Beyond the end the last element is computed again, and not written.
+fn value(position: u32) -> f32 {
+    let i = min(position, params.count - 1u);
     var a_index = params.a_offset;
     var b_index = params.b_offset;
     if (DENSE) {
@@ -46,7 +63,7 @@ fn main(
             b_index += here * params.b_strides[axis - 1u];
         }
     }
-    out[i] = apply(a[a_index], b[b_index]);
+    return apply(a[a_index], b[b_index]);
 }
 
 fn apply(a: f32, b: f32) -> f32 {

@@ -66,6 +66,21 @@ on_each_backend! {
         assert_eq!(odd_start.to_vec::<bf16>().unwrap(), values[7..14]);
     }
 
+    fn turned_matrices_copy_in_tiles(device) {
+        for (rows, columns) in [(1, 33), (33, 1), (32, 64), (67, 45), (130, 31)] {
+            let values: Vec<u32> = (0..(rows * columns) as u32).collect();
+            let stored = Tensor::from_slice(device, &[rows, columns], &values).unwrap();
+            let turned = stored.t().unwrap().contiguous().unwrap();
+            let want: Vec<u32> = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * columns + c) as u32)).collect();
+            assert_eq!(turned.to_vec::<u32>().unwrap(), want, "{rows} x {columns}");
+            // With an offset, and rows that are longer than the part that is copied.
+            if columns > 4 {
+                let part = stored.slice(1, 3, columns).unwrap().t().unwrap().contiguous().unwrap();
+                assert_eq!(part.to_vec::<u32>().unwrap(), want[3 * rows..], "{rows} x {columns}, cut");
+            }
+        }
+    }
+
     fn float_to_integer_saturates(device) {
         let x = Tensor::from_slice(device, &[6], &[f32::NAN, -1.5, 3e9, 1e20, -1e20, 7.9]).unwrap();
         assert_eq!(x.cast(DType::U32).unwrap().to_vec::<u32>().unwrap(), [0, 0, 3_000_000_000, u32::MAX, 0, 7]);
@@ -84,6 +99,7 @@ fn halves_cast_to_f32_only() {
 
 #[test]
 fn every_variant_is_valid_wgsl() {
+    crate::gpu::validate("transpose", include_str!("transpose.wgsl"), &[]);
     for source in 0..5 {
         for target in 0..5 {
             let constants = [("SOURCE", f64::from(source)), ("TARGET", f64::from(target))];

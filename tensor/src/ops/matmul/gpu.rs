@@ -2,6 +2,7 @@
 
 use super::generator::{Config, OperandConfig};
 use super::selection::{Choice, choose};
+use super::turn::turned;
 use super::{Operand, Product};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -46,6 +47,8 @@ struct ReductionParams {
 
 /// See [`Product::write`].
 pub(super) fn write(gpu: &Gpu, product: &Product, out: &mut Tensor, alpha: f32, accumulate: bool) -> Result<()> {
+    let turned = turned(product)?;
+    let product = turned.as_ref().unwrap_or(product);
     let choice = choose(product.m, product.n, product.k, product.batches());
     write_as(gpu, product, choice, out, alpha, accumulate)
 }

@@ -9,6 +9,7 @@ mod gpu;
 mod selection;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use crate::device::Backend;
 use crate::dtype::DType;
@@ -58,6 +59,7 @@ impl Tensor {
 }
 
 /// One operand's last two axes: contiguous along one of them.
+#[derive(Clone)]
 struct Operand {
     tensor: Tensor,
     /// The last axis is the contiguous one; otherwise the one before it is.

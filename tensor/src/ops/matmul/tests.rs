@@ -469,3 +469,29 @@ fn the_choice_fills_the_gpu() {
         assert!(depth_per_part * (parts - 1) < k, "no part is empty");
     }
 }
+
+on_each_backend! {
+    fn large_products_in_every_layout_agree(device) {
+        // Large enough for operands to be turned; compared at a few places, since the reference is slow.
+        let (m, n, k) = (1029, 1024, 512);
+        let value = |i: usize, j: usize| ((i * 31 + j * 17) % 29) as f32 / 29.0 - 0.5;
+        let matrix = |rows: usize, columns: usize, turned: bool| {
+            let (outer, inner) = if turned { (columns, rows) } else { (rows, columns) };
+            let at = |p: usize, q: usize| if turned { value(q, p) } else { value(p, q) };
+            let values: Vec<f32> = (0..outer * inner).map(|i| at(i / inner, i % inner)).collect();
+            let stored = Tensor::from_vec(device, &[outer, inner], values).unwrap();
+            if turned { stored.t().unwrap() } else { stored }
+        };
+        let mut first: Option<Vec<f32>> = None;
+        for (turn_a, turn_b) in [(false, true), (false, false), (true, false), (true, true)] {
+            let got = matrix(m, k, turn_a).matmul(&matrix(k, n, turn_b)).unwrap().to_vec::<f32>().unwrap();
+            for place in (0..m * n).step_by(70_001) {
+                let (row, column) = (place / n, place % n);
+                let want: f64 = (0..k).map(|i| f64::from(value(row, i)) * f64::from(value(i, column))).sum();
+                assert!((f64::from(got[place]) - want).abs() < 1e-3, "[{row}, {column}]: {} for {want}", got[place]);
+            }
+            let first = first.get_or_insert_with(|| got.clone());
+            assert!(first.iter().zip(&got).all(|(a, b)| (a - b).abs() < 1e-3), "{turn_a} {turn_b}");
+        }
+    }
+}

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source, linear_grid};
 use crate::tensor::Tensor;
 
-const WORKGROUP: usize = 256;
+/// Elements of the result that a workgroup of 256 invocations computes.
+const ELEMENTS: usize = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
@@ -32,6 +33,6 @@ pub(super) fn unary(
         .read(x)
         .write(&out)
         .params(&params)
-        .run(gpu, linear_grid(x.elements(), WORKGROUP))?;
+        .run(gpu, linear_grid(x.elements(), ELEMENTS))?;
     Ok(out)
 }

@@ -1,5 +1,6 @@
-// out[i] = f(x[offset + i]) over contiguous elements; one invocation an element.
-// Neighbouring invocations touch neighbouring words, so memory bandwidth is the only cost.
+// out[i] = f(x[offset + i]) over contiguous elements; four elements an invocation, a workgroup's width apart.
+// Neighbouring invocations touch neighbouring words, and all four reads are under way before the first write, so that
+// memory bandwidth is the only cost.
 
 struct Params {
     count: u32,
@@ -21,11 +22,26 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let i = linear_id(local, group, groups, 256u);
-    if (i >= params.count) {
-        return;
+    let first = linear_id(local, group, groups, 1024u);
+    let a = value(first);
+    let b = value(first + 256u);
+    let c = value(first + 512u);
+    let d = value(first + 768u);
+    store(first, a);
+    store(first + 256u, b);
+    store(first + 512u, c);
+    store(first + 768u, d);
+}
+
+// Beyond the end the last element is computed again, and not written.
+fn value(i: u32) -> f32 {
+    return apply(x[params.offset + min(i, params.count - 1u)]);
+}
+
+fn store(i: u32, value: f32) {
+    if (i < params.count) {
+        out[i] = value;
     }
-    out[i] = apply(x[params.offset + i]);
 }
 
 fn apply(x: f32) -> f32 {
