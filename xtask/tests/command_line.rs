@@ -195,7 +195,8 @@ fn damaged_checkpoints_are_refused_with_the_way_out() {
         assert!(config.contains(from));
         fs::write(&file, config.replace(from, to)).unwrap();
     };
-    let cases: Vec<(&str, Box<dyn Fn(&Path)>, Vec<&str>)> = vec![
+    type Case = (&'static str, Box<dyn Fn(&Path)>, Vec<&'static str>);
+    let cases: Vec<Case> = vec![
         ("truncated", Box::new(truncate), vec!["model.safetensors", "truncated"]),
         ("shard", Box::new(missing_shard), vec!["model-00001-of-00002.safetensors", "missing"]),
         (

@@ -8,7 +8,7 @@ use crate::var::Var;
 /// # Embedding
 impl Var {
     /// The rows of the table `self`, `[vocab, hidden]`, that `ids` (u32, any shape) names: `ids.shape + [hidden]`;
-    /// dtable[i] = Σ dy over the places where `ids` is i. Keeps the ids. A constant table may be f16 or bf16.
+    /// dtable\[i\] = Σ dy over the places where `ids` is i. Keeps the ids. A constant table may be f16 or bf16.
     ///
     /// # Errors
     /// Those of the tensor operation.

@@ -8,7 +8,7 @@ use crate::var::Var;
 
 /// The mean cross-entropy of the logits h·Wᵀ against `labels`, computed for `chunk_rows` rows at a time:
 ///
-/// loss = Σ over rows (ln Σⱼ e^{xⱼ} − x[label]) / valid with x = h·Wᵀ; dx = (softmax(x) − onehot(label)) / valid,
+/// loss = Σ over rows (ln Σⱼ e^{xⱼ} − x\[label\]) / valid with x = h·Wᵀ; dx = (softmax(x) − onehot(label)) / valid,
 /// dh = dx·W · dy, dW = dxᵀ·h · dy.
 ///
 /// `hidden` is `[rows, hidden]`, `weight` `[vocab, hidden]` (f32; f16 or bf16 where it is constant), `labels` i32

@@ -7,7 +7,7 @@ use crate::tape::misuse;
 use crate::var::Var;
 
 /// The mean cross-entropy of `logits`, `[rows, vocab]`, against `labels`, i32 `[rows]`, over the `valid` rows whose
-/// label is not `ignore`: Σ (ln Σ eˣ − x[label]) / valid; dx = (softmax(x) − onehot(label)) · dy / valid, 0 in ignored
+/// label is not `ignore`: Σ (ln Σ eˣ − x\[label\]) / valid; dx = (softmax(x) − onehot(label)) · dy / valid, 0 in ignored
 /// rows. Keeps the logits.
 ///
 /// `valid` is counted by the caller, who had the labels on the host: counting here would wait for the device. It is

@@ -53,7 +53,7 @@ pub(super) fn write(gpu: &Gpu, product: &Product, out: &mut Tensor, alpha: f32, 
     write_as(gpu, product, choice, out, alpha, accumulate)
 }
 
-/// As [`write`], with an explicit choice of tile and split.
+/// As [`write()`], with an explicit choice of tile and split.
 pub(super) fn write_as(
     gpu: &Gpu,
     product: &Product,

@@ -205,9 +205,11 @@ fn report(
     ));
     output.say(format!("loss {:.4} -> {:.4}", measured.first_loss, measured.last_loss));
     output.say(format!(
-        "peak memory {}, pool {}; a step: {dispatches:.0} dispatches, {submits:.0} submits, {created:.1} buffers \
+        "peak memory {}, in use {} before the timed steps and {} after, pool {}; a step: {dispatches:.0} dispatches, {submits:.0} submits, {created:.1} buffers \
          created, {groups:.1} bind groups created",
         bytes(measured.after.peak_bytes),
+        bytes(measured.before.bytes_in_use),
+        bytes(measured.after.bytes_in_use),
         bytes(measured.after.pooled_bytes)
     ));
     let total: f64 = measured.kernels.iter().map(|kernel| kernel.nanoseconds).sum();
@@ -235,6 +237,7 @@ fn report(
         "weights": format!("{:?}", options.weights).to_lowercase(), "device": device.to_string(),
         "checkpoint_activations": options.checkpoint_activations, "step_seconds": step, "step_seconds_min": best,
         "step_seconds_max": worst, "tokens_per_second": tokens / step, "peak_bytes": measured.after.peak_bytes,
+        "bytes_in_use_before": measured.before.bytes_in_use, "bytes_in_use_after": measured.after.bytes_in_use,
         "dispatches_per_step": dispatches, "submits_per_step": submits, "buffers_created_per_step": created,
         "bind_groups_created_per_step": groups, "first_loss": measured.first_loss, "last_loss": measured.last_loss,
         "kernels": measured.kernels.iter().map(|kernel| json!({
