@@ -98,3 +98,34 @@ impl Gpu {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::gpu;
+    use crate::{DType, Tensor, TensorError};
+
+    #[test]
+    #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+    fn what_the_device_cannot_hold_is_an_error_wgsl() {
+        let limit = gpu().adapter().unwrap().max_binding_bytes as usize;
+        match Tensor::zeros(gpu(), &[limit / 4 + 1], DType::F32) {
+            Err(TensorError::OutOfMemory { operation: "full", bytes, reason, .. }) => {
+                assert!(bytes as usize > limit && reason.contains("at most"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(Tensor::zeros(gpu(), &[4], DType::F32).unwrap().to_vec::<f32>().is_ok(), "the device goes on");
+    }
+
+    #[test]
+    #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+    fn a_kernel_that_does_not_compile_is_an_error_wgsl() {
+        let out = Tensor::zeros(gpu(), &[4], DType::F32).unwrap();
+        let crate::device::Backend::Gpu(device) = gpu().backend() else { panic!("a GPU") };
+        let wrong = Dispatch::new("broken", "main", Source::Wgsl("fn main( {")).write(&out).run(device, [1, 1, 1]);
+        let message = wrong.unwrap_err().to_string();
+        assert!(message.contains("building kernel broken"), "{message}");
+        assert_eq!(out.to_vec::<f32>().unwrap(), [0.0; 4], "the device goes on");
+    }
+}

@@ -60,7 +60,8 @@ fn apply(x: f32) -> f32 {
         case 11u: { return sigmoid(x); }
         case 12u: { return x * sigmoid(x); }
         case 13u: { return 0.5 * x * (1.0 + erf(x * 0.70710678)); }
-        case 14u: { return select(x, 0.0, x < 0.0); }
+        // Some drivers make a maximum of a plain selection, which loses a NaN.
+        case 14u: { return select(max(x, 0.0), x, is_nan(x)); }
         default: { return params.scale * x + params.shift; }
     }
 }
