@@ -4,21 +4,49 @@ use tensor::{Device, Tensor};
 
 use crate::error::{LoraError, Result};
 
-/// The label of positions that do not count.
+/// The label of positions and sequences that do not count.
 pub const IGNORED: i32 = -100;
 
+/// What a batch's labels are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelKind {
+    /// A token id for each position, i32 `[batch, sequence]`.
+    Tokens,
+    /// A class for each sequence, i32 `[batch]`.
+    Classes,
+    /// A number to predict for each sequence, f32 `[batch]`.
+    Scores,
+}
+
+impl std::fmt::Display for LabelKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LabelKind::Tokens => "a token for each position",
+            LabelKind::Classes => "a class for each sequence",
+            LabelKind::Scores => "a score for each sequence",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Labels {
+    Tokens(Vec<i32>),
+    Classes(Vec<i32>),
+    Scores(Vec<f32>),
+}
+
 /// A batch on the host, row-major `[batch, sequence]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HostBatch {
     batch: usize,
     sequence: usize,
     ids: Vec<u32>,
-    labels: Vec<i32>,
+    labels: Labels,
     key_mask: Option<Vec<u32>>,
 }
 
 impl HostBatch {
-    /// A batch of `batch` sequences of `sequence` tokens.
+    /// A batch of `batch` sequences of `sequence` tokens, with a label for each position.
     ///
     /// `labels[i]` is the target of position `i`, already shifted for causal models; [`IGNORED`] where there is none.
     /// `key_mask` is 1 for tokens and 0 for padding; without it every position is a token.
@@ -32,19 +60,62 @@ impl HostBatch {
         labels: Vec<i32>,
         key_mask: Option<Vec<u32>>,
     ) -> Result<Self> {
-        let mask_length = key_mask.as_ref().map_or(batch * sequence, Vec::len);
-        if [ids.len(), labels.len(), mask_length] != [batch * sequence; 3] {
-            return Err(LoraError::Setting {
-                setting: "batch",
-                message: format!(
-                    "{batch} sequences of {sequence} tokens need as many ids, labels and mask values as that; found \
-                     {}, {} and {mask_length}",
-                    ids.len(),
-                    labels.len()
-                ),
-            });
+        HostBatch { batch, sequence, ids, labels: Labels::Tokens(labels), key_mask }.checked()
+    }
+
+    /// A batch of `batch` sequences of `sequence` tokens, with a class `[batch]` for each sequence, counted from 0;
+    /// [`IGNORED`] where there is none.
+    ///
+    /// # Errors
+    /// As [`HostBatch::new`], with `batch` labels; also for other negative classes.
+    pub fn classes(
+        batch: usize,
+        sequence: usize,
+        ids: Vec<u32>,
+        labels: Vec<i32>,
+        key_mask: Option<Vec<u32>>,
+    ) -> Result<Self> {
+        if let Some(label) = labels.iter().find(|&&label| label < 0 && label != IGNORED) {
+            return Err(setting(format!("{label} is no class; classes count from 0, and {IGNORED} stands for none")));
         }
-        Ok(HostBatch { batch, sequence, ids, labels, key_mask })
+        HostBatch { batch, sequence, ids, labels: Labels::Classes(labels), key_mask }.checked()
+    }
+
+    /// A batch of `batch` sequences of `sequence` tokens, with a number `[batch]` to predict for each sequence.
+    ///
+    /// # Errors
+    /// As [`HostBatch::new`], with `batch` scores; also for scores that are not finite.
+    pub fn scores(
+        batch: usize,
+        sequence: usize,
+        ids: Vec<u32>,
+        scores: Vec<f32>,
+        key_mask: Option<Vec<u32>>,
+    ) -> Result<Self> {
+        if let Some(score) = scores.iter().find(|score| !score.is_finite()) {
+            return Err(setting(format!("{score} is no score; scores are finite numbers")));
+        }
+        HostBatch { batch, sequence, ids, labels: Labels::Scores(scores), key_mask }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        let positions = self.batch * self.sequence;
+        let (kind, labels, wanted) = match &self.labels {
+            Labels::Tokens(labels) => ("labels", labels.len(), positions),
+            Labels::Classes(labels) => ("classes", labels.len(), self.batch),
+            Labels::Scores(scores) => ("scores", scores.len(), self.batch),
+        };
+        let mask = self.key_mask.as_ref().map_or(positions, Vec::len);
+        if [self.ids.len(), labels, mask] == [positions, wanted, positions] {
+            return Ok(self);
+        }
+        Err(setting(format!(
+            "{} sequences of {} tokens need {positions} ids and mask values and {wanted} {kind}; found {}, {mask} and \
+             {labels}",
+            self.batch,
+            self.sequence,
+            self.ids.len()
+        )))
     }
 
     /// Number of sequences.
@@ -62,9 +133,29 @@ impl HostBatch {
         &self.ids
     }
 
-    /// Labels, `[batch, sequence]`.
+    /// What the labels are.
+    pub fn kind(&self) -> LabelKind {
+        match self.labels {
+            Labels::Tokens(_) => LabelKind::Tokens,
+            Labels::Classes(_) => LabelKind::Classes,
+            Labels::Scores(_) => LabelKind::Scores,
+        }
+    }
+
+    /// The labels that are integers: tokens `[batch, sequence]` or classes `[batch]`; empty for scores.
     pub fn labels(&self) -> &[i32] {
-        &self.labels
+        match &self.labels {
+            Labels::Tokens(labels) | Labels::Classes(labels) => labels,
+            Labels::Scores(_) => &[],
+        }
+    }
+
+    /// The scores, `[batch]`; empty for other kinds of labels.
+    pub fn score_values(&self) -> &[f32] {
+        match &self.labels {
+            Labels::Scores(scores) => scores,
+            Labels::Tokens(_) | Labels::Classes(_) => &[],
+        }
     }
 
     /// The padding mask, `[batch, sequence]`, where there is one.
@@ -72,9 +163,14 @@ impl HostBatch {
         self.key_mask.as_deref()
     }
 
-    /// How many labels count.
+    /// How many labels count: positions of tokens, sequences of classes and scores.
     pub fn valid(&self) -> usize {
-        self.labels.iter().filter(|&&label| label != IGNORED).count()
+        match &self.labels {
+            Labels::Tokens(labels) | Labels::Classes(labels) => {
+                labels.iter().filter(|&&label| label != IGNORED).count()
+            }
+            Labels::Scores(scores) => scores.len(),
+        }
     }
 
     /// Copies the batch to a device.
@@ -85,14 +181,19 @@ impl HostBatch {
         let shape = [self.batch, self.sequence];
         Ok(Batch {
             ids: Tensor::from_slice(device, &shape, &self.ids)?,
-            labels: Tensor::from_slice(device, &shape, &self.labels)?,
+            labels: match &self.labels {
+                Labels::Tokens(labels) => Tensor::from_slice(device, &shape, labels)?,
+                Labels::Classes(labels) => Tensor::from_slice(device, &shape[..1], labels)?,
+                Labels::Scores(scores) => Tensor::from_slice(device, &shape[..1], scores)?,
+            },
+            kind: self.kind(),
             key_mask: match &self.key_mask {
                 Some(mask) => Some(Tensor::from_slice(device, &shape, mask)?),
                 None => None,
             },
             valid: self.valid(),
             largest_id: self.ids.iter().copied().max(),
-            largest_label: self.labels.iter().copied().max(),
+            largest_label: self.labels().iter().copied().max(),
         })
     }
 }
@@ -102,8 +203,10 @@ impl HostBatch {
 pub struct Batch {
     /// Token ids, u32 `[batch, sequence]`.
     pub ids: Tensor,
-    /// Labels, i32 `[batch, sequence]`: `labels[i]` is the target of position `i`, [`IGNORED`] where there is none.
+    /// Labels, of the type and shape that [`LabelKind`] says; [`IGNORED`] where a token or class is not given.
     pub labels: Tensor,
+    /// What the labels are.
+    pub kind: LabelKind,
     /// 1 for tokens and 0 for padding, u32 `[batch, sequence]`; `None` when every position is a token.
     pub key_mask: Option<Tensor>,
     /// How many labels count.
@@ -113,25 +216,52 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Checks the ids and labels against a vocabulary, on the host and without reading the device: a kernel that looks
-    /// up a row cannot report that it does not exist.
+    /// Checks the ids, and labels that are tokens, against a vocabulary, on the host and without reading the device: a
+    /// kernel that looks up a row cannot report that it does not exist.
     ///
     /// # Errors
     /// [`LoraError::Setting`] with the first id or label that is too large.
     pub fn check_vocabulary(&self, vocabulary: usize) -> Result<()> {
-        let largest =
-            self.largest_id.map(u64::from).max(self.largest_label.and_then(|label| u64::try_from(label).ok()));
+        let label = self.largest_label.filter(|_| self.kind == LabelKind::Tokens);
+        let largest = self.largest_id.map(u64::from).max(label.and_then(|label| u64::try_from(label).ok()));
         match largest {
-            Some(id) if id >= vocabulary as u64 => Err(LoraError::Setting {
-                setting: "batch",
-                message: format!(
-                    "token id {id} is not in the model's vocabulary of {vocabulary}; the data was tokenised for \
-                     another model"
-                ),
-            }),
+            Some(id) if id >= vocabulary as u64 => Err(setting(format!(
+                "token id {id} is not in the model's vocabulary of {vocabulary}; the data was tokenised for another \
+                 model"
+            ))),
             _ => Ok(()),
         }
     }
+
+    /// Checks labels that are classes against the number of classes a model tells apart, as
+    /// [`Batch::check_vocabulary`] does for tokens.
+    ///
+    /// # Errors
+    /// [`LoraError::Setting`] with the largest class when it is too large.
+    pub fn check_classes(&self, classes: usize) -> Result<()> {
+        match self.largest_label.filter(|_| self.kind == LabelKind::Classes) {
+            Some(class) if i64::from(class) >= classes as i64 => {
+                Err(setting(format!("class {class} is none of the {classes} that the model's head tells apart")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the labels are of a kind that a model takes. `model` names it in the message.
+    ///
+    /// # Errors
+    /// [`LoraError::Setting`] with the kind found and those taken.
+    pub fn check_kind(&self, model: &str, taken: &[LabelKind]) -> Result<()> {
+        if taken.contains(&self.kind) {
+            return Ok(());
+        }
+        let taken = taken.iter().map(LabelKind::to_string).collect::<Vec<_>>().join(" or ");
+        Err(setting(format!("{model} learns {taken}; the data has {}", self.kind)))
+    }
+}
+
+fn setting(message: String) -> LoraError {
+    LoraError::Setting { setting: "batch", message }
 }
 
 /// Where batches come from. Any batch can be asked for at any time, so that a run resumes by asking for the next one.
@@ -156,12 +286,36 @@ mod tests {
         assert!(HostBatch::new(2, 2, vec![0; 4], vec![0; 3], None).is_err());
         assert!(HostBatch::new(2, 2, vec![0; 4], vec![0; 4], Some(vec![1; 5])).is_err());
         let batch = HostBatch::new(1, 3, vec![5, 6, 7], vec![6, IGNORED, 9], Some(vec![1, 1, 0])).unwrap();
-        assert_eq!(batch.valid(), 2);
+        assert_eq!((batch.valid(), batch.kind()), (2, LabelKind::Tokens));
         let uploaded = batch.to_device(&Device::cpu()).unwrap();
         assert_eq!(uploaded.ids.to_vec::<u32>().unwrap(), [5, 6, 7]);
         assert_eq!(uploaded.labels.to_vec::<i32>().unwrap(), [6, IGNORED, 9]);
         assert_eq!(uploaded.key_mask.as_ref().unwrap().to_vec::<u32>().unwrap(), [1, 1, 0]);
         assert!(uploaded.check_vocabulary(10).is_ok());
         assert!(uploaded.check_vocabulary(9).unwrap_err().to_string().contains("token id 9"));
+    }
+
+    #[test]
+    fn classes_and_scores_are_one_for_each_sequence() {
+        let error = HostBatch::classes(2, 2, vec![0; 4], vec![0; 4], None).unwrap_err().to_string();
+        assert!(error.contains("2 classes") && error.contains("found 4, 4 and 4"), "{error}");
+        assert!(HostBatch::classes(1, 1, vec![0], vec![-1], None).unwrap_err().to_string().contains("-1 is no class"));
+        let classes = HostBatch::classes(3, 2, vec![4; 6], vec![7, IGNORED, 0], None).unwrap();
+        assert_eq!((classes.valid(), classes.kind()), (2, LabelKind::Classes));
+        let uploaded = classes.to_device(&Device::cpu()).unwrap();
+        assert_eq!(uploaded.labels.shape()[..], [3]);
+        assert_eq!(uploaded.labels.to_vec::<i32>().unwrap(), [7, IGNORED, 0]);
+        assert!(uploaded.check_vocabulary(5).is_ok(), "a class is no token");
+        assert!(uploaded.check_classes(8).is_ok());
+        assert!(uploaded.check_classes(7).unwrap_err().to_string().contains("class 7"));
+
+        assert!(HostBatch::scores(2, 1, vec![0; 2], vec![0.5], None).is_err());
+        assert!(HostBatch::scores(1, 1, vec![0], vec![f32::NAN], None).is_err());
+        let scores = HostBatch::scores(2, 1, vec![0; 2], vec![0.5, -3.0], None).unwrap();
+        assert_eq!((scores.valid(), scores.labels(), scores.score_values()), (2, &[][..], &[0.5, -3.0][..]));
+        let uploaded = scores.to_device(&Device::cpu()).unwrap();
+        assert_eq!(uploaded.labels.to_vec::<f32>().unwrap(), [0.5, -3.0]);
+        let error = uploaded.check_kind("a", &[LabelKind::Tokens, LabelKind::Classes]).unwrap_err().to_string();
+        assert!(error.contains("a learns a token for each position or a class for each sequence"), "{error}");
     }
 }

@@ -45,7 +45,7 @@ mod targets;
 mod trainer;
 
 pub use adapter_set::{Adapter, AdapterSet, Factors};
-pub use batch::{Batch, BatchSource, HostBatch, IGNORED};
+pub use batch::{Batch, BatchSource, HostBatch, IGNORED, LabelKind};
 pub use config::{LoraConfig, Overrides};
 pub use error::{LoraError, Result};
 pub use files::write_whole;

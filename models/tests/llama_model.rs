@@ -175,6 +175,10 @@ fn wrong_requests_are_refused() {
     let unknown = batch(1, 2, vec![1, 50], None).to_device(&device).expect("a batch");
     let error = model.loss(&Forward::evaluation(None), &unknown).expect_err("refused").to_string();
     assert!(error.contains("token id 50 is not in the model's vocabulary of 50"), "{error}");
+    let scores = HostBatch::scores(1, 2, vec![1, 2], vec![0.5], None).expect("a batch");
+    let error = model.loss(&Forward::evaluation(None), &scores.to_device(&device).expect("a batch"));
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("a language model learns a token for each position"), "{error}");
     let config = LlamaConfig { num_key_value_heads: 4, ..small() };
     let error = Llama::random(config, 0, &device, WeightType::F32).err().expect("refused").to_string();
     assert!(error.contains("`num_key_value_heads` (4) must divide num_attention_heads (6)"), "{error}");

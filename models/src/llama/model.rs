@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use autograd::{Var, cross_entropy, linear_cross_entropy};
-use lora::{AdapterSet, Batch, Forward, IGNORED, Linear, Model, ModuleShape};
+use lora::{AdapterSet, Batch, Forward, IGNORED, LabelKind, Linear, Model, ModuleShape};
 use tensor::{Device, Tensor};
 
 use super::config::LlamaConfig;
@@ -261,6 +261,7 @@ impl Model for Llama {
     ///
     /// The logits never exist as a whole, unless the head itself carries an adapter.
     fn loss(&self, forward: &Forward, batch: &Batch) -> lora::Result<Var> {
+        batch.check_kind("a language model", &[LabelKind::Tokens])?;
         batch.check_vocabulary(self.config.vocab_size)?;
         let hidden = self.hidden(forward, &batch.ids, batch.key_mask.as_ref())?;
         let rows = batch.labels.elements();
