@@ -52,7 +52,11 @@ pub enum ModelError {
         way_out: String,
     },
     /// A directory holds no checkpoint.
-    #[error("{}: no model.safetensors and no model.safetensors.index.json here{hint}", directory.display())]
+    #[error(
+        "{}: no model.safetensors, model.safetensors.index.json, pytorch_model.bin or pytorch_model.bin.index.json \
+         here{hint}",
+        directory.display()
+    )]
     NoCheckpoint {
         /// The directory.
         directory: PathBuf,
@@ -80,6 +84,17 @@ pub enum ModelError {
         expected: u64,
         /// Length of the file.
         found: u64,
+    },
+    /// A PyTorch file is damaged, or holds something that is not a tensor.
+    #[error(
+        "{}: not a PyTorch checkpoint that can be read: {message}; download it again, or convert it to safetensors",
+        path.display()
+    )]
+    TorchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
     },
     /// The index names a shard that is not there.
     #[error(

@@ -89,11 +89,11 @@ impl<'a> CheckpointWeights<'a> {
         };
         let wanted = weight_type.resolve(stored_type);
         if wanted == DType::F16
-            && let Some(value) = beyond_f16(stored_type, bytes)
+            && let Some(value) = beyond_f16(stored_type, &bytes)
         {
             return Err(ModelError::Range { path: path(), tensor: stored_name.into(), value });
         }
-        let uploaded = Tensor::from_bytes(self.device, stored_type, shape, bytes)?;
+        let uploaded = Tensor::from_bytes(self.device, stored_type, shape, &bytes)?;
         // The conversions that exist go to or from f32; the other half type takes two steps.
         let through_f32 = stored_type.is_half() && wanted.is_half() && stored_type != wanted;
         let uploaded = if through_f32 { uploaded.cast(DType::F32)? } else { uploaded };

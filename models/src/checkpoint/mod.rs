@@ -1,10 +1,17 @@
 //! Checkpoint directories as Hugging Face lays them out: `model.safetensors`, or shards and
-//! `model.safetensors.index.json`. Files are mapped, never read whole; every name, offset and path is checked here.
+//! `model.safetensors.index.json`; where neither is, `pytorch_model.bin` or its shards and index. Files are mapped, never
+//! read whole; every name, offset and path is checked here. Nothing in a PyTorch file is executed: its pickle goes
+//! through an interpreter that knows tensors and refuses everything else.
 
+mod pickle;
 mod safetensors_file;
+mod tensor_file;
 #[cfg(test)]
 mod tests;
+mod torch_file;
+mod zip;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,46 +19,53 @@ use serde_json::Value;
 
 use crate::error::{ModelError, Result};
 use crate::json::Object;
-use safetensors_file::SafetensorsFile;
-pub use safetensors_file::StoredTensor;
+pub use tensor_file::StoredTensor;
+use tensor_file::TensorFile;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// A format: the name of a single file, the name of an index of shards, and the reader of either's files.
+struct Format {
+    single: &'static str,
+    index: &'static str,
+    open: fn(&Path) -> Result<TensorFile>,
+}
+
+/// In order of preference.
+const FORMATS: [Format; 2] = [
+    Format { single: "model.safetensors", index: "model.safetensors.index.json", open: safetensors_file::open },
+    Format { single: "pytorch_model.bin", index: "pytorch_model.bin.index.json", open: torch_file::open },
+];
 
 /// The tensors of a checkpoint directory, by name.
 pub struct Checkpoint {
     directory: PathBuf,
-    files: Vec<SafetensorsFile>,
+    files: Vec<TensorFile>,
     /// Name to file number, in name order.
     names: BTreeMap<String, usize>,
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, or all the shards that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, or all the shards that `model.safetensors.index.json` names, or
+    /// `pytorch_model.bin`, or all the shards of `pytorch_model.bin.index.json`: the first of these that exists.
     ///
     /// # Errors
-    /// [`ModelError::NoCheckpoint`] when there is neither; [`ModelError::MissingShard`], [`ModelError::ShardPath`],
+    /// [`ModelError::NoCheckpoint`] when there is none; [`ModelError::MissingShard`], [`ModelError::ShardPath`],
     /// [`ModelError::MissingTensor`] and [`ModelError::DuplicateTensor`] when the index and its shards disagree;
-    /// [`ModelError::Header`] and [`ModelError::Length`] for damaged files.
+    /// [`ModelError::Header`], [`ModelError::Length`] and [`ModelError::TorchFile`] for damaged files.
     pub fn open(directory: &Path) -> Result<Self> {
-        let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
-        if single.exists() {
-            return Self::from_files(directory, vec![SafetensorsFile::open(&single)?]);
+        for format in &FORMATS {
+            let (single, index) = (directory.join(format.single), directory.join(format.index));
+            if single.exists() {
+                return Self::from_files(directory, vec![(format.open)(&single)?]);
+            }
+            if index.exists() {
+                return Self::open_shards(directory, &index, format.open);
+            }
         }
-        if index.exists() {
-            return Self::open_shards(directory, &index);
-        }
-        let hint = if directory.join("pytorch_model.bin").exists() {
-            "; it holds pytorch_model.bin: convert it to safetensors"
-        } else if !directory.is_dir() {
-            "; there is no such directory"
-        } else {
-            ""
-        };
+        let hint = if directory.is_dir() { "" } else { "; there is no such directory" };
         Err(ModelError::NoCheckpoint { directory: directory.to_path_buf(), hint: hint.into() })
     }
 
-    fn open_shards(directory: &Path, index: &Path) -> Result<Self> {
+    fn open_shards(directory: &Path, index: &Path, open: fn(&Path) -> Result<TensorFile>) -> Result<Self> {
         let object = Object::read(index)?;
         let Some(Value::Object(weight_map)) = object.get("weight_map") else {
             return Err(object.error("weight_map", "must be an object from tensor names to file names"));
@@ -74,7 +88,7 @@ impl Checkpoint {
                 let (index, tensor) = (index.to_path_buf(), tensors[0].to_string());
                 return Err(ModelError::MissingShard { index, shard: shard.into(), tensor });
             }
-            let file = SafetensorsFile::open(&path)?;
+            let file = open(&path)?;
             if let Some(absent) = tensors.iter().find(|tensor| !file.tensors.contains_key(**tensor)) {
                 let message = format!("says {shard}, but that file does not hold the tensor");
                 return Err(object.error(&format!("weight_map.{absent}"), message));
@@ -84,7 +98,7 @@ impl Checkpoint {
         Self::from_files(directory, files)
     }
 
-    fn from_files(directory: &Path, files: Vec<SafetensorsFile>) -> Result<Self> {
+    fn from_files(directory: &Path, files: Vec<TensorFile>) -> Result<Self> {
         let mut names = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for tensor in file.tensors.keys() {
@@ -120,8 +134,9 @@ impl Checkpoint {
         self.files[*self.names.get(name)?].tensors.get(name)
     }
 
-    /// The little-endian bytes of one tensor, straight from the map.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+    /// The little-endian, row-major bytes of one tensor: straight from the map, or gathered where a PyTorch file holds
+    /// a strided view.
+    pub fn bytes(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let file = &self.files[*self.names.get(name)?];
         Some(file.bytes(file.tensors.get(name)?))
     }

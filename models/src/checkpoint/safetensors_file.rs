@@ -1,65 +1,36 @@
 //! One safetensors file, memory-mapped: eight bytes of header length, a JSON header, the tensors' bytes.
 //! All offsets are checked here, once, so that later reads cannot leave the map.
 
-use std::collections::HashMap;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use tensor::MappedFile;
 
+use super::tensor_file::{StoredTensor, TensorFile};
 use crate::error::{ModelError, Result};
 
 /// Headers of real checkpoints are below a few megabytes; a length beyond this is damage or malice.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// What the header says about one tensor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoredTensor {
-    /// The extents of its axes.
-    pub shape: Vec<usize>,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Where its bytes lie in the file.
-    pub(crate) bytes: Range<usize>,
-}
-
-/// A mapped safetensors file with a valid header.
-pub(crate) struct SafetensorsFile {
-    pub path: PathBuf,
-    pub tensors: HashMap<String, StoredTensor>,
-    /// The free-form texts of the header.
-    pub metadata: HashMap<String, String>,
-    map: MappedFile,
-}
-
-impl SafetensorsFile {
-    /// Maps a file and checks its header and length.
-    pub fn open(path: &Path) -> Result<Self> {
-        let map = MappedFile::open(path).map_err(|source| ModelError::io(path, source))?;
-        let (start, header) = read_header(path, &map)?;
-        let expected = start as u64 + header.data_len() as u64;
-        if expected != map.len() as u64 {
-            return Err(ModelError::Length { path: path.to_path_buf(), expected, found: map.len() as u64 });
-        }
-        // The offsets are contiguous from zero to `data_len` (checked by the parser), hence inside the map.
-        let tensors = header
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| {
-                let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-                (name, StoredTensor { shape: info.shape.clone(), dtype: info.dtype, bytes })
-            })
-            .collect();
-        let metadata = header.metadata().clone().unwrap_or_default();
-        Ok(SafetensorsFile { path: path.to_path_buf(), tensors, metadata, map })
+/// Maps a file and checks its header and length.
+pub(crate) fn open(path: &Path) -> Result<TensorFile> {
+    let map = MappedFile::open(path).map_err(|source| ModelError::io(path, source))?;
+    let (start, header) = read_header(path, &map)?;
+    let expected = start as u64 + header.data_len() as u64;
+    if expected != map.len() as u64 {
+        return Err(ModelError::Length { path: path.to_path_buf(), expected, found: map.len() as u64 });
     }
-
-    /// The bytes of a tensor of this file.
-    pub fn bytes(&self, tensor: &StoredTensor) -> &[u8] {
-        &self.map[tensor.bytes.clone()]
-    }
+    // The offsets are contiguous from zero to `data_len` (checked by the parser), hence inside the map.
+    let tensors = header
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| {
+            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+            (name, StoredTensor { shape: info.shape.clone(), dtype: info.dtype, bytes, strides: None })
+        })
+        .collect();
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok(TensorFile { path: path.to_path_buf(), tensors, metadata, map })
 }
 
 /// The parsed header and the position of the first byte after it.
@@ -90,13 +61,14 @@ mod tests {
     use std::io::Write;
 
     use proptest::prelude::*;
+    use safetensors::Dtype;
 
     use super::*;
 
-    fn open(bytes: &[u8]) -> Result<SafetensorsFile> {
+    fn open(bytes: &[u8]) -> Result<TensorFile> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(bytes).expect("written");
-        SafetensorsFile::open(file.path())
+        super::open(file.path())
     }
 
     fn file(header: &str, data: usize) -> Vec<u8> {
@@ -112,8 +84,8 @@ mod tests {
     #[test]
     fn tensors_lie_where_the_header_says() {
         let file = open(&file(GOOD, 12)).expect("a valid file");
-        assert_eq!(file.bytes(&file.tensors["a"]), [0, 1, 2, 3]);
-        assert_eq!(file.bytes(&file.tensors["b"]), [4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(*file.bytes(&file.tensors["a"]), [0, 1, 2, 3]);
+        assert_eq!(*file.bytes(&file.tensors["b"]), [4, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!((file.tensors["a"].shape.as_slice(), file.tensors["a"].dtype), (&[2, 1][..], Dtype::F16));
         assert_eq!(file.metadata["format"], "pt");
     }

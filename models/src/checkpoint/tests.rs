@@ -25,7 +25,7 @@ fn refusal(directory: &Path) -> String {
 
 /// Changes the text of the index.
 fn edit_index(directory: &Path, change: impl Fn(String) -> String) {
-    let path = directory.join(INDEX);
+    let path = directory.join("model.safetensors.index.json");
     let text = std::fs::read_to_string(&path).expect("the index");
     std::fs::write(&path, change(text)).expect("written");
 }
@@ -38,17 +38,33 @@ fn single_files_and_shards_read_alike() {
     assert_eq!((shards.files().count(), shards.tensors().count()), (4, 12));
     let embedding = shards.get("model.embed_tokens.weight").expect("the embedding");
     assert_eq!(embedding.shape, [300, 64]);
-    assert_eq!(shards.bytes("model.embed_tokens.weight").map(<[u8]>::len), Some(300 * 64 * 4));
+    assert_eq!(shards.bytes("model.embed_tokens.weight").map(|bytes| bytes.len()), Some(300 * 64 * 4));
     assert!(shards.file_of("lm_head.weight").is_some_and(|path| path.ends_with("model-00004-of-00004.safetensors")));
     assert!(shards.get("absent").is_none() && shards.bytes("absent").is_none() && shards.alias("absent").is_none());
 }
 
 #[test]
+fn pytorch_files_are_the_second_choice_and_may_be_shards() {
+    let names = |directory: &Path| {
+        let checkpoint = Checkpoint::open(directory).expect("a checkpoint");
+        let file = checkpoint.file_of("rows").and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        (file.unwrap_or_default(), checkpoint.tensors().count())
+    };
+    assert_eq!(names(&fixture("torch_tiny")), ("model.safetensors".into(), 10));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let shard = directory.path().join("pytorch_model-00001-of-00001.bin");
+    std::fs::copy(fixture("torch_tiny/pytorch_model.bin"), shard).expect("copied");
+    let index = r#"{"metadata": {}, "weight_map": {"rows": "pytorch_model-00001-of-00001.bin"}}"#;
+    std::fs::write(directory.path().join("pytorch_model.bin.index.json"), index).expect("written");
+    assert_eq!(names(directory.path()), ("pytorch_model-00001-of-00001.bin".into(), 10));
+}
+
+#[test]
 fn directories_without_a_checkpoint_say_what_is_there() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    assert!(refusal(directory.path()).ends_with("no model.safetensors and no model.safetensors.index.json here"));
+    assert!(refusal(directory.path()).ends_with("pytorch_model.bin or pytorch_model.bin.index.json here"));
     std::fs::write(directory.path().join("pytorch_model.bin"), "x").expect("written");
-    assert!(refusal(directory.path()).ends_with("it holds pytorch_model.bin: convert it to safetensors"));
+    assert!(refusal(directory.path()).contains("not a PyTorch checkpoint that can be read"));
     assert!(refusal(&directory.path().join("nowhere")).ends_with("there is no such directory"));
 }
 
