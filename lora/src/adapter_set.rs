@@ -1,11 +1,13 @@
-//! The adapters of one model: two factors for each adapted module, by the module's path.
+//! The adapters of one model: two factors for each adapted module, by the module's path; and the modules that are
+//! trained as a whole beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use autograd::Parameters;
 use tensor::{DType, Device, Tensor, TensorError};
 
+use crate::base::Base;
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 use crate::init;
@@ -41,7 +43,8 @@ pub struct Factors<'a> {
     pub scaling: f32,
 }
 
-/// A set of low-rank adapters: configuration, and the trainable factors by PEFT's names (without its prefix).
+/// A set of low-rank adapters: configuration, and the trainable tensors by PEFT's names (without its prefix): the factors
+/// of the adapters, and whole parameters of the modules in [`LoraConfig::modules_to_save`].
 ///
 /// Cloning is cheap and keeps the values as they are: a holder of a clone does not see later updates. While a clone
 /// lives, an update in place has to copy what it changes.
@@ -55,18 +58,45 @@ struct Inner {
     config: LoraConfig,
     device: Device,
     adapters: BTreeMap<String, Adapter>,
+    /// Names of the parameters that are trained as a whole: `<module>.weight`, `<module>.bias`.
+    whole: BTreeSet<String>,
     parameters: Parameters,
+}
+
+/// Where the values of a new set come from.
+pub(crate) trait Values {
+    /// A `[rank, inputs]` and B `[outputs, rank]` of one adapter.
+    fn factors(&mut self, adapter: &Adapter) -> Result<(Tensor, Tensor)>;
+
+    /// A parameter that is trained as a whole; `initial` is its value in the frozen model, in f32.
+    fn whole(&mut self, name: &str, initial: Tensor) -> Result<Tensor>;
+}
+
+/// Values from a function of the adapter, and the frozen model's own for modules trained as a whole.
+struct FromFunction<F>(F);
+
+impl<F: FnMut(&Adapter) -> Result<(Tensor, Tensor)>> Values for FromFunction<F> {
+    fn factors(&mut self, adapter: &Adapter) -> Result<(Tensor, Tensor)> {
+        self.0(adapter)
+    }
+
+    fn whole(&mut self, _: &str, initial: Tensor) -> Result<Tensor> {
+        Ok(initial)
+    }
 }
 
 impl AdapterSet {
     /// Fresh adapters on the modules that the configuration targets: A is Kaiming-uniform, B is zero, so that the model
-    /// computes what it did before. The numbers depend on the seed and each factor's name only.
+    /// computes what it did before. The numbers depend on the seed and each factor's name only. Modules to be trained as a
+    /// whole begin as they are; for them, `base` must be [`Base::of`] a model.
     ///
     /// # Errors
     /// [`LoraError::Target`] when a target matches no module, [`LoraError::Setting`], or the device's own errors.
-    pub fn new(config: LoraConfig, modules: &[ModuleShape], device: &Device, seed: u64) -> Result<Self> {
-        config.targets.select_all(modules)?;
-        Self::from_factors(config, modules, device, |adapter| init::fresh_factors(adapter, device, seed))
+    pub fn new(config: LoraConfig, base: impl Into<Base>, device: &Device, seed: u64) -> Result<Self> {
+        let base = base.into();
+        config.targets.select_all(base.modules())?;
+        base.saved_modules(&config.modules_to_save, true)?;
+        Self::from_factors(config, base, device, |adapter| init::fresh_factors(adapter, device, seed))
     }
 
     /// Adapters with given factors on the modules that the configuration targets: `factors` makes A `[rank, inputs]`
@@ -77,21 +107,34 @@ impl AdapterSet {
     /// another shape or type than f32, or what `factors` returns.
     pub fn from_factors(
         config: LoraConfig,
-        modules: &[ModuleShape],
+        base: impl Into<Base>,
         device: &Device,
-        mut factors: impl FnMut(&Adapter) -> Result<(Tensor, Tensor)>,
+        factors: impl FnMut(&Adapter) -> Result<(Tensor, Tensor)>,
     ) -> Result<Self> {
+        Self::build(config, &base.into(), device, &mut FromFunction(factors))
+    }
+
+    pub(crate) fn build(config: LoraConfig, base: &Base, device: &Device, values: &mut dyn Values) -> Result<Self> {
         config.validate()?;
-        let (mut adapters, mut parameters) = (BTreeMap::new(), Parameters::new());
-        for module in config.targets.select(modules)? {
+        let (mut adapters, mut whole, mut parameters) = (BTreeMap::new(), BTreeSet::new(), Parameters::new());
+        let saved = base.saved_modules(&config.modules_to_save, false)?;
+        for module in base.targeted(&config.targets, &saved)? {
             let adapter = describe(&config, module)?;
-            let (a, b) = factors(&adapter)?;
+            let (a, b) = values.factors(&adapter)?;
             check_factors(&adapter, &a, &b)?;
             parameters.insert(adapter.a.clone(), a.to_device(device)?)?;
             parameters.insert(adapter.b.clone(), b.to_device(device)?)?;
             adapters.insert(module.name.clone(), adapter);
         }
-        Ok(AdapterSet { inner: Arc::new(Inner { config, device: device.clone(), adapters, parameters }) })
+        for module in saved {
+            for (parameter, frozen) in base.parameters(module) {
+                let name = format!("{module}.{parameter}");
+                let value = values.whole(&name, frozen.to_device(device)?.cast(DType::F32)?)?;
+                parameters.insert(name.clone(), value)?;
+                whole.insert(name);
+            }
+        }
+        Ok(AdapterSet { inner: Arc::new(Inner { config, device: device.clone(), adapters, whole, parameters }) })
     }
 
     /// What the configuration would adapt, without making any factors: for counting parameters and memory.
@@ -155,6 +198,17 @@ impl AdapterSet {
         inner.parameters.insert(adapter.a.clone(), a.to_device(&inner.device)?)?;
         inner.parameters.insert(adapter.b.clone(), b.to_device(&inner.device)?)?;
         Ok(())
+    }
+
+    /// The trained copy of a model's parameter, f32, where its module is trained as a whole; `name` is
+    /// `<module>.weight` or `<module>.bias`.
+    pub fn whole_parameter(&self, name: &str) -> Option<&Tensor> {
+        if self.inner.whole.contains(name) { self.inner.parameters.get(name) } else { None }
+    }
+
+    /// The names of the parameters that are trained as a whole, in order.
+    pub fn whole_parameters(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.inner.whole.iter().map(String::as_str)
     }
 
     /// The trainable tensors by name.
@@ -257,6 +311,25 @@ mod tests {
         assert!(set.set_factors("x.q_proj", tensor(&[3, 16]), half).is_err());
         let misspelt = LoraConfig { targets: Targets::names(["q_proj", "qproj"]), ..config() };
         assert!(AdapterSet::new(misspelt, &modules(), &device, 1).unwrap_err().to_string().contains("`qproj`"));
+    }
+
+    #[test]
+    fn modules_trained_as_a_whole_begin_as_they_are_in_f32() {
+        let device = Device::cpu();
+        let config = LoraConfig {
+            targets: Targets::names(["query"]),
+            modules_to_save: vec!["classifier".into(), "pooler".into()],
+            ..LoraConfig::default()
+        };
+        let base = crate::base::tests::with_head(&device);
+        let set = AdapterSet::new(config.clone(), &base, &device, 1).unwrap();
+        let whole: Vec<_> = set.whole_parameters().collect();
+        assert_eq!(whole, ["classifier.bias", "classifier.weight", "pooler.dense.bias", "pooler.dense.weight"]);
+        assert_eq!(set.whole_parameter("classifier.weight").unwrap().to_vec::<f32>().unwrap(), [1.0; 12]);
+        assert_eq!(set.parameters().len(), 6);
+        assert!(set.whole_parameter("layers.0.query.lora_A.weight").is_none());
+        let error = AdapterSet::new(config, base.modules(), &device, 1).unwrap_err().to_string();
+        assert!(error.starts_with("modules_to_save: `classifier` names no module"), "{error}");
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub struct LoraConfig {
     pub alpha_pattern: Overrides<f64>,
     /// Rank-stabilised scaling: alpha/√rank instead of alpha/rank.
     pub use_rslora: bool,
+    /// Modules that are trained as a whole beside the adapters, such as the head of a classifier: by the end of their
+    /// path, or by the path of something they lie under.
+    pub modules_to_save: Vec<String>,
 }
 
 impl Default for LoraConfig {
@@ -39,6 +42,7 @@ impl Default for LoraConfig {
             rank_pattern: Overrides::default(),
             alpha_pattern: Overrides::default(),
             use_rslora: false,
+            modules_to_save: Vec::new(),
         }
     }
 }
@@ -62,6 +66,9 @@ impl LoraConfig {
         }
         for key in self.rank_pattern.keys().chain(self.alpha_pattern.keys()) {
             compile_override(key)?;
+        }
+        if self.modules_to_save.iter().any(String::is_empty) {
+            return setting("modules_to_save", "a name is empty".into());
         }
         self.targets.matcher().map(|_| ())
     }

@@ -1,7 +1,7 @@
 //! What a forward pass needs to know besides its input, and what the engine needs to know of a model.
 
 use autograd::{Tape, Var};
-use tensor::{Device, RandomKey};
+use tensor::{Device, RandomKey, Tensor};
 
 use crate::adapter_set::AdapterSet;
 use crate::batch::Batch;
@@ -21,6 +21,19 @@ pub trait Model {
 
     /// The device the weights are on.
     fn device(&self) -> &Device;
+
+    /// Paths of the modules that can be trained as a whole (`modules_to_save` of PEFT), such as a classifier's head. Linear
+    /// layers of this crate can be if [`Model::saved_module`] tells their values.
+    fn savable_modules(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Names (`weight`, `bias`) and frozen values of a module's parameters; none where there is no such module. Told also
+    /// of linear modules that carry adapters, for what starts from their weights.
+    fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
+        let _ = module;
+        Vec::new()
+    }
 }
 
 /// The circumstances of one forward pass: where it is recorded, which adapters apply, whether it trains.
@@ -43,6 +56,15 @@ impl Forward {
     /// A pass that only computes: nothing is recorded, nothing is dropped.
     pub fn evaluation(adapters: Option<&AdapterSet>) -> Self {
         Forward { tape: Tape::inference(), adapters: adapters.cloned(), dropout: None }
+    }
+
+    /// A parameter of the model by its full name (`<module>.weight`): the trained copy where its module is trained as a
+    /// whole, else `base` as a constant. Layers that are no [`crate::Linear`] ask for their parameters here.
+    pub fn parameter(&self, name: &str, base: &Tensor) -> Var {
+        match self.adapters.as_ref().and_then(|set| set.whole_parameter(name)) {
+            Some(trained) => self.tape.leaf(name, trained),
+            None => Var::constant(base.clone()),
+        }
     }
 
     /// Activation checkpointing, see [`Tape::checkpoint`]: `segment` runs under the same circumstances, but on the tape

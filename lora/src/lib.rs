@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod adapter_set;
+mod base;
 mod batch;
 mod config;
 mod error;
@@ -45,6 +46,7 @@ mod targets;
 mod trainer;
 
 pub use adapter_set::{Adapter, AdapterSet, Factors};
+pub use base::Base;
 pub use batch::{Batch, BatchSource, HostBatch, IGNORED, LabelKind};
 pub use config::{LoraConfig, Overrides};
 pub use error::{LoraError, Result};

@@ -10,10 +10,13 @@ use crate::targets::ModuleShape;
 #[cfg(test)]
 mod tests;
 
-/// A frozen linear layer, `y = x·Wᵀ + bias`, plus `s·(dropout(x)·Aᵀ)·Bᵀ` where the pass has an adapter for its name.
+/// A frozen linear layer, `y = x·Wᵀ + bias`, plus `s·(dropout(x)·Aᵀ)·Bᵀ` where the pass has an adapter for its name. Where
+/// the pass has trained copies of its weight and bias, these take their place.
 #[derive(Clone, Debug)]
 pub struct Linear {
     name: String,
+    weight_name: String,
+    bias_name: String,
     weight: Tensor,
     bias: Option<Tensor>,
 }
@@ -38,7 +41,8 @@ impl Linear {
             let expected = format!("a bias [{}]", weight.shape()[0]);
             return Err(TensorError::Shape { operation: "linear", expected, found: *bias.shape() });
         }
-        Ok(Linear { name: name.into(), weight, bias })
+        let name = name.into();
+        Ok(Linear { weight_name: format!("{name}.weight"), bias_name: format!("{name}.bias"), name, weight, bias })
     }
 
     /// The layer's path in the model.
@@ -61,12 +65,20 @@ impl Linear {
         ModuleShape::new(&self.name, self.weight.shape()[1], self.weight.shape()[0])
     }
 
-    /// The layer with an adapter folded into its weight; without an adapter for its name, the layer itself.
+    /// Names and values of the parameters, as [`crate::Model::saved_module`] tells them.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let bias = self.bias.iter().map(|bias| ("bias".to_string(), bias.clone()));
+        [("weight".to_string(), self.weight.clone())].into_iter().chain(bias).collect()
+    }
+
+    /// The layer with an adapter folded into its weight, or with its trained weight and bias; the layer itself where there
+    /// is neither for its name.
     ///
     /// # Errors
     /// As [`AdapterSet::merge`].
     pub fn merged(&self, adapters: &AdapterSet) -> crate::Result<Self> {
-        Ok(Linear { weight: adapters.merge(&self.name, &self.weight)?, ..self.clone() })
+        let bias = self.bias.as_ref().map(|bias| adapters.merge_parameter(&self.bias_name, bias)).transpose()?;
+        Ok(Linear { weight: adapters.merge(&self.name, &self.weight)?, bias, ..self.clone() })
     }
 
     /// `x [.., inputs] -> [.., outputs]`.
@@ -76,7 +88,11 @@ impl Linear {
     pub fn forward(&self, forward: &Forward, x: &Var) -> Result<Var> {
         match forward.adapters.as_ref().and_then(|set| Some((set, set.adapter(&self.name)?))) {
             Some((set, adapter)) => self.adapted(forward, x, set, adapter),
-            None => self.plain(x),
+            None => {
+                let weight = forward.parameter(&self.weight_name, &self.weight);
+                let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
+                self.plain(x, &weight, bias.as_ref())
+            }
         }
     }
 
@@ -102,21 +118,26 @@ impl Linear {
 
     /// x·Wᵀ + bias for x `[rows, inputs]`.
     fn base(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.add(bias),
-            None => Ok(y),
-        }
+        product(x, &self.weight, self.bias.as_ref())
     }
 
-    /// The layer alone; dx = dy·W.
-    fn plain(&self, x: &Var) -> Result<Var> {
+    /// The layer without an adapter, with a weight and bias of the shapes of its own: dx = dy·W, dW = dyᵀ·x, and the bias's
+    /// gradient is the sum of dy's rows. Keeps x only for the weight's sake.
+    fn plain(&self, x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
         let flat = self.flatten(x)?;
-        let output = self.base(&flat)?.reshape(&self.output_shape(x))?;
-        let (weight, input_shape, rows) = (self.weight.clone(), *x.shape(), flat.shape()[0]);
-        Ok(record("linear", &[x], output, move |dy| {
-            let dy = dy.reshape(&[rows, weight.shape()[0]])?;
-            Ok(vec![Some(dy.matmul(&weight)?.reshape(&input_shape)?)])
+        let output = product(&flat, weight.tensor(), bias.map(Var::tensor))?.reshape(&self.output_shape(x))?;
+        let (input_shape, rows) = (*x.shape(), flat.shape()[0]);
+        let for_input = x.requires_gradient().then(|| weight.tensor().clone());
+        let for_weight = weight.requires_gradient().then_some(flat);
+        let for_bias = bias.map(Var::requires_gradient);
+        let outputs = self.weight.shape()[0];
+        let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
+        Ok(record("linear", &inputs, output, move |dy| {
+            let dy = dy.reshape(&[rows, outputs])?;
+            let dx = for_input.map(|weight| dy.matmul(&weight)?.reshape(&input_shape)).transpose()?;
+            let dw = for_weight.map(|x| dy.t()?.matmul(&x)).transpose()?;
+            let db = for_bias.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
+            [dx, dw].into_iter().map(Ok).chain(db).collect()
         }))
     }
 
@@ -154,6 +175,15 @@ impl Linear {
             input_needs_gradient: x.requires_gradient(),
         };
         Ok(record("linear with adapter", &[x, a, b], output, move |dy| rule.backward(dy)))
+    }
+}
+
+/// x·Wᵀ + bias.
+fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.matmul(&weight.t()?)?;
+    match bias {
+        Some(bias) => y.add(bias),
+        None => Ok(y),
     }
 }
 

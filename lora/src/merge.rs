@@ -6,17 +6,34 @@ use crate::adapter_set::AdapterSet;
 use crate::error::{LoraError, Result};
 
 impl AdapterSet {
-    /// `W + s·B·A` for the module's adapter, summed in f32 and rounded once to the weight's own type; the weight itself
-    /// where the module has no adapter.
+    /// `W + s·B·A` for the module's adapter, summed in f32 and rounded once to the weight's own type; the trained weight,
+    /// rounded to the type of the frozen one, where the module is trained as a whole; else the weight itself.
     ///
     /// # Errors
     /// [`LoraError::NotFinite`] naming the module when the result holds NaN or infinity (a factor that does, or an f16
     /// weight that overflows); [`LoraError::Tensor`] for a weight of another shape.
     pub fn merge(&self, module: &str, weight: &Tensor) -> Result<Tensor> {
+        let name = format!("{module}.weight");
+        if self.whole_parameter(&name).is_some() {
+            return self.merge_parameter(&name, weight);
+        }
         self.shifted(module, weight, 1.0)
     }
 
-    /// `W − s·B·A`: undoes [`AdapterSet::merge`] up to rounding. To get the base back bit for bit, keep it.
+    /// The trained copy of the parameter `name` (`<module>.weight`, `<module>.bias`), rounded to the type of the frozen
+    /// one; `frozen` itself where its module is not trained as a whole.
+    ///
+    /// # Errors
+    /// As [`AdapterSet::merge`].
+    pub fn merge_parameter(&self, name: &str, frozen: &Tensor) -> Result<Tensor> {
+        let Some(trained) = self.whole_parameter(name) else {
+            return Ok(frozen.clone());
+        };
+        finite(name, "the trained parameter", trained.cast(frozen.dtype())?)
+    }
+
+    /// `W − s·B·A`: undoes [`AdapterSet::merge`] of an adapter up to rounding. To get the base back bit for bit, keep it;
+    /// there is no other way where a module is trained as a whole.
     ///
     /// # Errors
     /// As [`AdapterSet::merge`].
@@ -30,16 +47,20 @@ impl AdapterSet {
         };
         let scaling = sign * factors.scaling;
         let sum = weight.cast(DType::F32)?.matmul_accumulate(factors.b, factors.a, scaling)?;
-        let stored = sum.cast(weight.dtype())?;
-        if !is_finite(&stored)? {
-            let hint = if weight.dtype() == DType::F16 { "; f16 ends at 65504, merge into bf16 or f32" } else { "" };
-            return Err(LoraError::NotFinite {
-                tensor: format!("{module}.weight"),
-                message: format!("merging the adapter gives NaN or infinity in {}{hint}", weight.dtype()),
-            });
-        }
-        Ok(stored)
+        finite(&format!("{module}.weight"), "the adapter", sum.cast(weight.dtype())?)
     }
+}
+
+/// `merged`, if every element of it is finite.
+fn finite(name: &str, what: &str, merged: Tensor) -> Result<Tensor> {
+    if is_finite(&merged)? {
+        return Ok(merged);
+    }
+    let hint = if merged.dtype() == DType::F16 { "; f16 ends at 65504, merge into bf16 or f32" } else { "" };
+    Err(LoraError::NotFinite {
+        tensor: name.into(),
+        message: format!("merging {what} gives NaN or infinity in {}{hint}", merged.dtype()),
+    })
 }
 
 /// Whether every element is finite. Waits for the device.

@@ -6,11 +6,11 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tensor::{DType, Device, Tensor};
 
-use crate::adapter_set::AdapterSet;
+use crate::adapter_set::{Adapter, AdapterSet, Values};
+use crate::base::Base;
 use crate::error::{LoraError, Result};
 use crate::files::write_whole;
 use crate::peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
-use crate::targets::ModuleShape;
 
 #[cfg(test)]
 mod tests;
@@ -34,28 +34,43 @@ impl AdapterSet {
         write_whole(&directory.join(CONFIG_FILE), write_adapter_config(self.config(), origin)?.as_bytes())
     }
 
-    /// Reads a PEFT directory as adapters of the given modules. Every tensor of the file must be used, every adapter
-    /// must find its two factors, and all shapes must be right. Factors stored as f16 or bf16 become f32.
+    /// Reads a PEFT directory as adapters of a model. Every tensor of the file must be used, every adapter must find its
+    /// two factors, every module trained as a whole its parameters, and all shapes must be right. Tensors stored as f16 or
+    /// bf16 become f32. `base` may be a list of modules where none is trained as a whole.
     ///
     /// # Errors
     /// [`LoraError::File`], [`LoraError::Format`], [`LoraError::Unsupported`], [`LoraError::Target`],
     /// [`LoraError::MissingTensor`], [`LoraError::UnexpectedTensor`], [`LoraError::TensorShape`], or the device's own
     /// errors.
-    pub fn load(directory: &Path, modules: &[ModuleShape], device: &Device) -> Result<(Self, AdapterOrigin)> {
+    pub fn load(directory: &Path, base: impl Into<Base>, device: &Device) -> Result<(Self, AdapterOrigin)> {
         let (config, origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
         let path = directory.join(WEIGHTS_FILE);
         let bytes = read_weights(&path)?;
-        let mut file = TensorFile::parse(&path, &bytes)?;
-        let set = Self::from_factors(config, modules, device, |adapter| {
-            // Where the output head or an embedding is adapted, PEFT stores its frozen weight as well.
-            let base = format!("{PREFIX}{}.base_layer.weight", adapter.module);
-            file.ignore(&base, &[adapter.outputs, adapter.inputs])?;
-            let a = file.take(&format!("{PREFIX}{}", adapter.a), &[adapter.rank, adapter.inputs], device)?;
-            let b = file.take(&format!("{PREFIX}{}", adapter.b), &[adapter.outputs, adapter.rank], device)?;
-            Ok((a, b))
-        })?;
-        file.finish()?;
+        let mut stored = StoredValues { file: TensorFile::parse(&path, &bytes)?, device };
+        let set = Self::build(config, &base.into(), device, &mut stored)?;
+        stored.file.finish()?;
         Ok((set, origin))
+    }
+}
+
+/// The values of an adapter that was saved.
+struct StoredValues<'a> {
+    file: TensorFile<'a>,
+    device: &'a Device,
+}
+
+impl Values for StoredValues<'_> {
+    fn factors(&mut self, adapter: &Adapter) -> Result<(Tensor, Tensor)> {
+        // Where the output head or an embedding is adapted, PEFT stores its frozen weight as well.
+        let base = format!("{PREFIX}{}.base_layer.weight", adapter.module);
+        self.file.ignore(&base, &[adapter.outputs, adapter.inputs])?;
+        let a = self.file.take(&format!("{PREFIX}{}", adapter.a), &[adapter.rank, adapter.inputs], self.device)?;
+        let b = self.file.take(&format!("{PREFIX}{}", adapter.b), &[adapter.outputs, adapter.rank], self.device)?;
+        Ok((a, b))
+    }
+
+    fn whole(&mut self, name: &str, initial: Tensor) -> Result<Tensor> {
+        self.file.take(&format!("{PREFIX}{name}"), initial.shape(), self.device)
     }
 }
 
@@ -149,7 +164,7 @@ impl<'a> TensorFile<'a> {
         } else if name.contains(".lora_") {
             "the model has no such linear module, or the configuration does not target it"
         } else {
-            "fully trained modules (`modules_to_save`) are not supported"
+            "the model has no such module, or `modules_to_save` of the configuration does not name it"
         };
         Err(LoraError::UnexpectedTensor {
             path: self.path.to_path_buf(),

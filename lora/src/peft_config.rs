@@ -89,6 +89,7 @@ pub fn read_adapter_config(path: &Path) -> Result<(LoraConfig, AdapterOrigin)> {
         rank_pattern: fields.rank_pattern.unwrap_or_default(),
         alpha_pattern: fields.alpha_pattern.unwrap_or_default(),
         use_rslora: fields.use_rslora.unwrap_or(false),
+        modules_to_save: read_names(path, "modules_to_save", &fields.modules_to_save)?,
     };
     config.validate().map_err(|error| LoraError::format(path, error))?;
     let named = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -119,7 +120,7 @@ pub fn write_adapter_config(config: &LoraConfig, origin: &AdapterOrigin) -> Resu
         lora_dropout: Some(config.dropout),
         megatron_config: Value::Null,
         megatron_core: Value::String("megatron.core".into()),
-        modules_to_save: Value::Null,
+        modules_to_save: names_or_null(&config.modules_to_save),
         peft_type: "LORA".into(),
         r: config.rank,
         rank_pattern: Some(config.rank_pattern.clone()),
@@ -158,6 +159,28 @@ fn read_targets(path: &Path, value: &Value) -> Result<Targets> {
         }
         _ => Err(wrong()),
     }
+}
+
+/// A list of names without repetitions, in its order; PEFT writes null for none.
+fn read_names(path: &Path, setting: &str, value: &Value) -> Result<Vec<String>> {
+    let wrong = || LoraError::format(path, format!("`{setting}` must be a list of names"));
+    let items = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(items) => items,
+        _ => return Err(wrong()),
+    };
+    let mut names: Vec<String> = Vec::new();
+    for item in items {
+        let name = item.as_str().ok_or_else(wrong)?;
+        if !names.iter().any(|known| known == name) {
+            names.push(name.into());
+        }
+    }
+    Ok(names)
+}
+
+fn names_or_null(names: &[String]) -> Value {
+    if names.is_empty() { Value::Null } else { names.iter().cloned().map(Value::String).collect() }
 }
 
 /// True for what PEFT writes when a setting is not used.
@@ -202,7 +225,6 @@ fn refuse_unsupported(path: &Path, fields: &Fields) -> Result<()> {
         return refuse("init_lora_weights", &fields.init_lora_weights, advice);
     }
     let known = [
-        ("modules_to_save", &fields.modules_to_save),
         ("layers_to_transform", &fields.layers_to_transform),
         ("layer_replication", &fields.layer_replication),
         ("megatron_config", &fields.megatron_config),
@@ -251,6 +273,7 @@ mod tests {
             rank_pattern: [("z".to_string(), 7), ("a".to_string(), 2)].into_iter().collect(),
             alpha_pattern: [("z".to_string(), 1.5)].into_iter().collect(),
             use_rslora: true,
+            modules_to_save: vec!["score".into(), "classifier".into()],
         };
         let origin = AdapterOrigin { base_model: Some("base".into()), task_type: Some("CAUSAL_LM".into()) };
         let text = write_adapter_config(&config, &origin).unwrap();
@@ -275,6 +298,9 @@ mod tests {
         let text =
             minimal(r#", "peft_version": "0.21.2", "eva_config": null, "lora_bias": false, "qalora_group_size": 16"#);
         let (config, origin) = read(&text).unwrap();
+        assert!(config.modules_to_save.is_empty());
+        let repeated = minimal(r#", "modules_to_save": ["classifier", "pooler", "classifier", "score"]"#);
+        assert_eq!(read(&repeated).unwrap().0.modules_to_save, ["classifier", "pooler", "score"]);
         assert_eq!(config.targets, Targets::names(["a", "b"]));
         assert_eq!((config.dropout, config.use_rslora), (0.0, false));
         assert_eq!(origin, AdapterOrigin::default());
@@ -286,7 +312,6 @@ mod tests {
             ("use_dora", "true"),
             ("bias", "\"all\""),
             ("fan_in_fan_out", "true"),
-            ("modules_to_save", "[\"classifier\"]"),
             ("layers_to_transform", "[0]"),
             ("layer_replication", "[[0, 1]]"),
             ("init_lora_weights", "\"pissa_niter_4\""),

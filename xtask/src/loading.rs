@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lora::{AdapterOrigin, AdapterSet, LoraError, Model};
+use lora::{AdapterOrigin, AdapterSet, Base, LoraError, Model};
 use models::{Llama, ModelError, Tokenizer, WeightType};
 use tensor::Device;
 
@@ -59,7 +59,7 @@ pub fn adapter(directory: &Path, model: &Llama, output: &Output) -> Outcome<(Ada
             directory.display()
         )));
     }
-    let loaded = AdapterSet::load(directory, &model.modules(), model.device()).map_err(lora_failure)?;
+    let loaded = AdapterSet::load(directory, Base::of(model), model.device()).map_err(lora_failure)?;
     output.say(format!("adapter: {}, rank {}", directory.display(), loaded.0.config().rank));
     Ok(loaded)
 }

@@ -71,7 +71,11 @@ on_each_backend! {
                     layer.with_factors(&v[0], &v[1], &v[2], 1.7, dropout)
                 })?;
             }
-            check_gradients("linear", device, random, &[&rows], |v| layer.plain(&v[0]))
+            let (frozen, bias) = (Var::constant(layer.weight.clone()), layer.bias.clone().map(Var::constant));
+            check_gradients("linear", device, random, &[&rows], |v| layer.plain(&v[0], &frozen, bias.as_ref()))?;
+            check_gradients("trained linear", device, random, &[&rows, &[outputs, inputs], &[outputs]], |v| {
+                layer.plain(&v[0], &v[1], Some(&v[2]))
+            })
         });
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use tensor::testing::on_each_backend;
 
 use super::*;
+use crate::targets::ModuleShape;
 use crate::targets::Targets;
 
 fn fixture(name: &str) -> PathBuf {
@@ -118,7 +119,7 @@ fn missing_unexpected_and_misshapen_tensors_are_named() {
         ("model.layers.7.self_attn.q_proj.lora_A.weight", "no such linear module"),
         ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", "DoRA"),
         ("model.embed_tokens.lora_embedding_A", "embeddings"),
-        ("classifier.weight", "modules_to_save"),
+        ("classifier.weight", "`modules_to_save` of the configuration does not name it"),
     ] {
         let error = load_changed(|named| named.push((format!("{PREFIX}{name}"), zeros(&[2, 3]))));
         assert!(matches!(&error, LoraError::UnexpectedTensor { found, .. } if found == &[2, 3]), "{error}");

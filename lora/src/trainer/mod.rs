@@ -16,6 +16,7 @@ use autograd::{Gradients, Optimizer, Tape, clip_by_global_norm};
 use tensor::Tensor;
 
 use crate::adapter_set::AdapterSet;
+use crate::base::Base;
 use crate::batch::{BatchSource, HostBatch};
 use crate::error::{LoraError, Result};
 use crate::forward::{DropoutSource, Forward, Model};
@@ -123,14 +124,14 @@ impl<'a> Trainer<'a> {
     pub fn resume(&mut self, checkpoint: &Path) -> Result<()> {
         let progress = Progress::read(checkpoint)?;
         progress.check_same_run(checkpoint, self.options.seed, self.options.gradient_accumulation)?;
-        let (device, modules) = (self.adapters.device().clone(), self.model.modules());
-        let (adapters, _) = AdapterSet::load(checkpoint, &modules, &device)?;
+        let (device, base) = (self.adapters.device().clone(), Base::of(self.model));
+        let (adapters, _) = AdapterSet::load(checkpoint, &base, &device)?;
         let path = checkpoint.join(OPTIMIZER_FILE);
         let bytes = fs::read(&path).map_err(|error| LoraError::file(&path, error))?;
         self.optimizer.load_state(TensorFile::parse(&path, &bytes)?.into_tensors(&device)?)?;
         let best = self.options.output.as_ref().map(|output| output.join(BEST_DIRECTORY));
         self.best = match (progress.best, best) {
-            (Some(_), Some(directory)) => Some(AdapterSet::load(&directory, &modules, &device)?.0),
+            (Some(_), Some(directory)) => Some(AdapterSet::load(&directory, &base, &device)?.0),
             _ => None,
         };
         self.adapters = adapters;

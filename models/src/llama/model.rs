@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
 use crate::weights::{CheckpointWeights, RandomWeights, WeightSource, WeightType};
 
+const EMBEDDING_MODULE: &str = "model.embed_tokens";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head";
@@ -156,18 +157,22 @@ impl Llama {
         self.linears().find(|linear| linear.name() == name)
     }
 
-    /// The model with adapters folded into the weights they adapt. Other weights are shared.
+    /// The model with adapters folded into the weights they adapt, and with the modules that were trained as a whole. Other
+    /// weights are shared. An embedding and a head that were one are two afterwards if one of them was trained.
     ///
     /// # Errors
     /// As [`AdapterSet::merge`].
     pub fn merged(&self, adapters: &AdapterSet) -> Result<Self> {
         let mut merge = |linear: &Linear| Ok(linear.merged(adapters)?);
+        let changes = |name: &str| adapters.whole_parameter(&format!("{name}.weight")).is_some();
+        let head_changes = changes(HEAD) || adapters.adapter(HEAD).is_some();
+        let tied = self.config.tie_word_embeddings && !head_changes && !changes(EMBEDDING_MODULE);
         let layers: Result<Vec<_>> =
             self.layers.iter().map(|layer| Ok(Arc::new(layer.map_linears(&mut merge)?))).collect();
         Ok(Llama {
-            config: self.config.clone(),
+            config: LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() },
             device: self.device.clone(),
-            embedding: self.embedding.clone(),
+            embedding: adapters.merge_parameter(EMBEDDING, &self.embedding)?,
             layers: layers?,
             norm: self.norm.clone(),
             head: merge(&self.head)?,
@@ -197,7 +202,7 @@ impl Llama {
         let (start, tokens) = (cache.tokens, sequence_length(ids)?);
         let positions = self.positions(start, tokens, None)?;
         cache.layers.resize_with(self.layers.len(), LayerCache::default);
-        let mut x = Var::constant(self.embedding.embedding(ids)?);
+        let mut x = self.embed(forward, ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
             x = layer.forward(forward, &x, &positions, Some(cache))?;
         }
@@ -209,7 +214,7 @@ impl Llama {
     /// The normed output of the last block, `[batch, sequence, hidden]`.
     fn hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
         let positions = self.positions(0, sequence_length(ids)?, key_mask)?;
-        let mut x = Var::constant(self.embedding.embedding(ids)?);
+        let mut x = self.embed(forward, ids)?;
         for layer in &self.layers {
             x = if self.checkpoint_activations {
                 let (layer, positions) = (layer.clone(), positions.clone());
@@ -219,6 +224,10 @@ impl Llama {
             };
         }
         self.final_norm(&x)
+    }
+
+    fn embed(&self, forward: &Forward, ids: &Tensor) -> Result<Var> {
+        Ok(forward.parameter(EMBEDDING, &self.embedding).embedding(ids)?)
     }
 
     fn final_norm(&self, x: &Var) -> Result<Var> {
@@ -271,12 +280,23 @@ impl Model for Llama {
         if head_is_adapted {
             return Ok(cross_entropy(&self.head.forward(forward, &hidden)?, &labels, IGNORED, batch.valid)?);
         }
-        let weight = Var::constant(self.head.weight().clone());
+        let weight = forward.parameter(&format!("{HEAD}.weight"), self.head.weight());
         Ok(linear_cross_entropy(&hidden, &weight, &labels, IGNORED, batch.valid, self.loss_chunk_rows)?)
     }
 
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn savable_modules(&self) -> Vec<String> {
+        vec![EMBEDDING_MODULE.into(), HEAD.into()]
+    }
+
+    fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
+        if module == EMBEDDING_MODULE {
+            return vec![("weight".into(), self.embedding.clone())];
+        }
+        self.linear(module).map(Linear::parameters).unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use autograd::{AdamW, AdamWConfig};
 use lora::{
-    AdapterOrigin, AdapterSet, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
+    AdapterOrigin, AdapterSet, Base, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
     WEIGHTS_FILE, evaluate, latest_checkpoint,
 };
 use models::Llama;
@@ -98,7 +98,7 @@ fn starting_point(
         adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;
         return Ok((adapters, origin));
     }
-    let adapters = AdapterSet::new(arguments.lora_config(), &model.modules(), model.device(), common.seed);
+    let adapters = AdapterSet::new(arguments.lora_config(), Base::of(model), model.device(), common.seed);
     Ok((adapters.map_err(lora_failure)?, origin))
 }
 
