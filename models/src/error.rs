@@ -210,7 +210,7 @@ pub enum ModelError {
     /// The tokenizer refuses a file or a text.
     #[error("{}: tokenizer: {message}", path.display())]
     Tokenizer {
-        /// tokenizer.json.
+        /// tokenizer.json, or the SentencePiece model.
         path: PathBuf,
         /// The tokenizer's words.
         message: String,

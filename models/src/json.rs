@@ -43,6 +43,11 @@ impl Object {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
+    /// All fields, in the order of the file or of their names.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// True when the field is there, if only as null.
     pub fn contains(&self, field: &str) -> bool {
         self.fields.contains_key(field)

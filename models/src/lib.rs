@@ -39,5 +39,5 @@ pub use checkpoint::{Checkpoint, StoredTensor};
 pub use error::{ModelError, Result};
 pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
 pub use llama::{Cache, Llama, LlamaConfig, RopeScaling, inverse_frequencies};
-pub use tokenizer::{TokenStream, Tokenizer};
+pub use tokenizer::{EncodedPair, TokenStream, Tokenizer};
 pub use weights::WeightType;

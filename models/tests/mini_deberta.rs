@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use models::Checkpoint;
+use models::{Checkpoint, Tokenizer};
 
 /// Where the real checkpoint is.
 fn directory() -> PathBuf {
@@ -34,4 +34,30 @@ fn pytorch_files_hold_what_torch_reads() {
         let sums = values.fold((0.0, 0.0), |(sum, magnitude), value| (sum + value, magnitude + value.abs()));
         assert!((sums.0 - sum).abs() < 1e-8 && (sums.1 - magnitude).abs() < 1e-8, "{name}: {sums:?}");
     }
+}
+
+/// tokenizer.json was made from spm.model by transformers: both must cut every line of the GLUE files alike.
+#[test]
+#[cfg_attr(not(feature = "real-weights"), ignore = "needs real weights: --features models/real-weights")]
+fn the_converted_sentencepiece_model_is_the_published_tokenizer() {
+    let published = Tokenizer::read(&directory()).expect("tokenizer.json");
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    for name in ["spm.model", "added_tokens.json", "tokenizer_config.json"] {
+        std::fs::copy(directory().join(name), copy.path().join(name)).expect("copied");
+    }
+    let converted = Tokenizer::read(copy.path()).expect("spm.model");
+    assert_eq!((converted.vocab_size(), converted.pad(), converted.token_id("[MASK]")), (4097, Some(0), Some(4096)));
+    let data = std::env::var_os("ENGINE_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
+    let mut lines = 0;
+    for task in ["CoLA", "MRPC", "RTE", "SST-2", "STS-B"] {
+        let path = data.join("glue").join(task).join("dev.tsv");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for line in text.lines() {
+            let [first, second] = [&published, &converted].map(|tokenizer| tokenizer.encode(line, true).expect("ids"));
+            assert_eq!(first, second, "{}: {line}", path.display());
+            lines += 1;
+        }
+    }
+    assert!(lines > 3000, "{lines} lines");
 }

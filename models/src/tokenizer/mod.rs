@@ -1,4 +1,10 @@
-//! Text to token ids and back, by the rules of a checkpoint's tokenizer.json.
+//! Text to token ids and back, by the rules of a checkpoint's tokenizer.json, or else of its SentencePiece model.
+
+mod charsmap;
+mod convert;
+mod pair;
+mod sentencepiece;
+mod stream;
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +12,10 @@ use serde_json::Value;
 
 use crate::error::{ModelError, Result};
 use crate::json::Object;
+use convert::{Family, Settings};
+pub use pair::EncodedPair;
+use sentencepiece::SentencePiece;
+pub use stream::TokenStream;
 
 /// A checkpoint's tokenizer with its special tokens.
 pub struct Tokenizer {
@@ -17,27 +27,36 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in a checkpoint directory, and the special tokens named in `tokenizer_config.json`
-    /// where that file exists.
+    /// Reads `tokenizer.json` in a checkpoint directory; where there is none, `spm.model` as DeBERTaV3's tokenizer or
+    /// `tokenizer.model` as LLaMA's. Special tokens are those named in `tokenizer_config.json` where that file exists;
+    /// for a SentencePiece model the family's own stand for absent ones.
     ///
     /// # Errors
-    /// [`ModelError::Io`] when tokenizer.json cannot be read, [`ModelError::Tokenizer`] when it is not one,
-    /// [`ModelError::Json`] and [`ModelError::Field`] for a malformed tokenizer_config.json.
+    /// [`ModelError::Io`] when tokenizer.json cannot be read, [`ModelError::Tokenizer`] when it or the SentencePiece
+    /// model is not one, [`ModelError::Json`] and [`ModelError::Field`] for a malformed tokenizer_config.json.
     pub fn read(directory: &Path) -> Result<Self> {
+        let sentencepiece = ["spm.model", "tokenizer.model"].map(|name| directory.join(name));
+        let [deberta, llama] = &sentencepiece;
         let path = directory.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| ModelError::io(&path, source))?;
-        let failed = |message: String| ModelError::Tokenizer { path: path.clone(), message };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| failed(error.to_string()))?;
-        // Cutting and filling belong to whoever makes batches; a file may carry its last user's settings.
-        inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
-        inner.with_padding(None);
-        let mut tokenizer = Tokenizer { inner, path, bos: None, eos: None, pad: None };
+        let (path, family) = match () {
+            () if !path.exists() && deberta.exists() => {
+                (deberta.clone(), convert(deberta, directory, convert::deberta)?)
+            }
+            () if !path.exists() && llama.exists() => (llama.clone(), convert(llama, directory, convert::llama)?),
+            () => {
+                let inner = read_json(&path)?;
+                (path, Family { tokenizer: inner, bos: None, eos: None, pad: None })
+            }
+        };
+        let known = |token: Option<&str>| token.and_then(|token| family.tokenizer.token_to_id(token));
+        let (bos, eos, pad) = (known(family.bos), known(family.eos), known(family.pad));
+        let mut tokenizer = Tokenizer { inner: family.tokenizer, path, bos, eos, pad };
         let config = directory.join("tokenizer_config.json");
         if config.exists() {
             let config = Object::read(&config)?;
-            tokenizer.bos = tokenizer.special(&config, "bos_token")?;
-            tokenizer.eos = tokenizer.special(&config, "eos_token")?;
-            tokenizer.pad = tokenizer.special(&config, "pad_token")?;
+            tokenizer.bos = tokenizer.special(&config, "bos_token")?.or(bos);
+            tokenizer.eos = tokenizer.special(&config, "eos_token")?.or(eos);
+            tokenizer.pad = tokenizer.special(&config, "pad_token")?.or(pad);
         }
         Ok(tokenizer)
     }
@@ -55,7 +74,10 @@ impl Tokenizer {
         };
         match self.inner.token_to_id(text) {
             Some(id) => Ok(Some(id)),
-            None => Err(config.error(field, format!("is `{text}`, which tokenizer.json does not know"))),
+            None => {
+                let file = self.path.file_name().unwrap_or_default().display();
+                Err(config.error(field, format!("is `{text}`, which {file} does not know")))
+            }
         }
     }
 
@@ -117,52 +139,26 @@ impl Tokenizer {
     }
 }
 
-/// Turns a stream of token ids into a stream of text.
-pub struct TokenStream<'a> {
-    tokenizer: &'a Tokenizer,
-    /// Tokens since the last restart, and the text of theirs that was given out.
-    ids: Vec<u32>,
-    shown: String,
+fn read_json(path: &Path) -> Result<tokenizers::Tokenizer> {
+    let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
+    let failed = |error: tokenizers::Error| ModelError::Tokenizer { path: path.into(), message: error.to_string() };
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+    // Cutting and filling belong to whoever makes batches; a file may carry its last user's settings.
+    tokenizer.with_truncation(None).map_err(failed)?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
 }
 
-/// Tokens are decoded together, since one character may take several; after this many the stream starts again with
-/// the last few as context, so that the cost per token stays constant.
-const STREAM_WINDOW: usize = 64;
-const STREAM_CONTEXT: usize = 8;
-
-impl TokenStream<'_> {
-    /// The text that one more token completes; empty while a character is incomplete.
-    ///
-    /// # Errors
-    /// [`ModelError::Tokenizer`] with the tokenizer's words.
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids, true)?;
-        // Bytes that do not make a character yet decode to U+FFFD.
-        if text.ends_with('\u{FFFD}') {
-            return Ok(String::new());
-        }
-        let Some(new) = text.strip_prefix(self.shown.as_str()).map(str::to_owned) else {
-            // The decoder rewrote what was shown (some trim spaces): nothing can be taken back.
-            self.shown = text;
-            return Ok(String::new());
-        };
-        self.shown = text;
-        if self.ids.len() > STREAM_WINDOW {
-            self.ids.drain(..self.ids.len() - STREAM_CONTEXT);
-            self.shown = self.tokenizer.decode(&self.ids, true)?;
-        }
-        Ok(new)
-    }
-
-    /// The text held back by [`TokenStream::push`], once no more tokens come.
-    ///
-    /// # Errors
-    /// [`ModelError::Tokenizer`] with the tokenizer's words.
-    pub fn finish(self) -> Result<String> {
-        let text = self.tokenizer.decode(&self.ids, true)?;
-        Ok(text.strip_prefix(self.shown.as_str()).unwrap_or_default().to_owned())
-    }
+/// Reads a SentencePiece model and turns it into a family's tokenizer.
+fn convert(
+    path: &Path,
+    directory: &Path,
+    into: fn(&SentencePiece, &Settings) -> std::result::Result<Family, String>,
+) -> Result<Family> {
+    let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
+    let settings = Settings::read(directory)?;
+    let failed = |message| ModelError::Tokenizer { path: path.to_path_buf(), message };
+    SentencePiece::parse(&bytes).and_then(|model| into(&model, &settings)).map_err(failed)
 }
 
 #[cfg(test)]
