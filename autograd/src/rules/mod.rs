@@ -12,6 +12,7 @@ mod arithmetic;
 mod attention;
 mod cast;
 mod concat;
+mod disentangled_attention;
 mod dropout;
 mod embedding;
 mod indexing;
@@ -26,6 +27,7 @@ mod softmax;
 mod unary;
 mod view;
 
+pub use disentangled_attention::DisentangledConfig;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{cross_entropy, mse_loss};
 pub use select_where::select_where;

@@ -13,9 +13,21 @@ use crate::tensor::Tensor;
 
 /// An element is dropped when its random word lies below `threshold`; kept elements are multiplied by `scale`.
 #[derive(Clone, Copy)]
-struct Rule {
-    threshold: u32,
-    scale: f32,
+pub(super) struct Rule {
+    pub threshold: u32,
+    pub scale: f32,
+}
+
+impl Rule {
+    /// The rule for a probability below 1.
+    pub fn new(operation: &'static str, probability: f32) -> Result<Self> {
+        if !(0.0..1.0).contains(&probability) {
+            let message = format!("{probability} is not a probability of dropout between 0 and 1, 1 excluded");
+            return Err(TensorError::InvalidArgument { operation, message });
+        }
+        let wide = f64::from(probability);
+        Ok(Rule { threshold: (wide * 4_294_967_296.0) as u32, scale: (1.0 / (1.0 - wide)) as f32 })
+    }
 }
 
 impl Tensor {
@@ -43,8 +55,7 @@ impl Tensor {
         if probability == 1.0 {
             return self.zeros_like();
         }
-        let wide = f64::from(probability);
-        let rule = Rule { threshold: (wide * 4_294_967_296.0) as u32, scale: (1.0 / (1.0 - wide)) as f32 };
+        let rule = Rule::new("dropout", probability)?;
         let x = self.contiguous()?;
         match x.device().backend() {
             Backend::Cpu => cpu::dropout(&x, rule, key),
