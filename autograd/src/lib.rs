@@ -47,7 +47,9 @@ pub use clip::clip_by_global_norm;
 pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
 pub use parameters::Parameters;
-pub use rules::{DisentangledConfig, cross_entropy, linear_cross_entropy, mse_loss, select_where};
+pub use rules::{
+    DisentangledConfig, biased_linear_cross_entropy, cross_entropy, linear_cross_entropy, mse_loss, select_where,
+};
 pub use schedule::{Decay, Schedule};
 pub use tape::{Tape, record};
 pub use tensor::{Result, TensorError};

@@ -109,6 +109,15 @@ impl Object {
         self.positive(field)?.ok_or_else(|| self.error(field, "is missing"))
     }
 
+    /// A number of at least 0 and below 1; `None` when absent or null.
+    pub fn probability(&self, field: &str) -> Result<Option<f32>> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match value.as_f64().map(|number| number as f32) {
+            Some(number) if (0.0..1.0).contains(&number) => Ok(Some(number)),
+            _ => Err(self.error(field, format!("must be a probability of at least 0 and below 1, found {value}"))),
+        }
+    }
+
     /// True or false; `default` when absent or null.
     pub fn flag(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {

@@ -1,4 +1,4 @@
-//! Models from Hugging Face checkpoints: LLaMA's architecture, files, tokenizer and generation. Layers are built from
+//! Models from Hugging Face checkpoints: the architectures of LLaMA and DeBERTaV3, files, tokenizer and generation. Layers are built from
 //! `lora::Linear`, so that adapters are a matter of names.
 //!
 //! ```no_run
@@ -27,15 +27,20 @@
 
 mod architecture;
 mod checkpoint;
+mod classifier;
+mod deberta;
 mod error;
 mod generate;
 mod json;
 mod llama;
+mod loss;
 mod tokenizer;
 mod weights;
 
 pub use architecture::ModelConfig;
 pub use checkpoint::{Checkpoint, StoredTensor};
+pub use classifier::SequenceClassifier;
+pub use deberta::{Deberta, DebertaConfig, DebertaHead, DebertaOptions, DropoutOverrides};
 pub use error::{ModelError, Result};
 pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
 pub use llama::{Cache, Llama, LlamaConfig, RopeScaling, inverse_frequencies};

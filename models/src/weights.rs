@@ -40,6 +40,9 @@ pub(crate) trait WeightSource {
     /// A weight matrix (projection or embedding) in the chosen type.
     fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
+    /// The shape of a tensor that a checkpoint holds; `None` where there is no such tensor to load.
+    fn stored_shape(&self, name: &str) -> Option<Vec<usize>>;
+
     /// The weight of a norm, in f32.
     fn norm(&mut self, name: &str, width: usize) -> Result<Tensor>;
 
@@ -61,6 +64,16 @@ pub(crate) struct CheckpointWeights<'a> {
 impl<'a> CheckpointWeights<'a> {
     pub fn new(checkpoint: &'a Checkpoint, device: &'a Device, weight_type: WeightType) -> Self {
         CheckpointWeights { checkpoint, device, weight_type, used: BTreeSet::new() }
+    }
+
+    /// The names of the tensors that nothing has asked for, in order.
+    pub fn unused(&self) -> Vec<String> {
+        self.checkpoint
+            .tensors()
+            .map(|(name, _)| name)
+            .filter(|name| !self.used.contains(*name))
+            .map(Into::into)
+            .collect()
     }
 
     /// Checks that nothing in the checkpoint was left over, except what `ignored` says may be.
@@ -103,6 +116,8 @@ impl<'a> CheckpointWeights<'a> {
     fn missing(&self, name: &str, shape: &[usize]) -> ModelError {
         let hint = if name == "lm_head.weight" && self.checkpoint.get("model.embed_tokens.weight").is_some() {
             "; if the head shares the embedding, config.json must say tie_word_embeddings: true"
+        } else if name.starts_with("deberta.") && self.checkpoint.get(name.trim_start_matches("deberta.")).is_some() {
+            "; the names lack the prefix `deberta.`: this is a bare encoder, saved without a head"
         } else if self.checkpoint.get(name.trim_start_matches("model.")).is_some() {
             "; the names lack the prefix `model.`: this is a bare model without its language-modelling head"
         } else {
@@ -117,6 +132,11 @@ impl<'a> CheckpointWeights<'a> {
 impl WeightSource for CheckpointWeights<'_> {
     fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.load(name, shape, self.weight_type)
+    }
+
+    fn stored_shape(&self, name: &str) -> Option<Vec<usize>> {
+        let stored = self.checkpoint.get(name).or_else(|| self.checkpoint.get(self.checkpoint.alias(name)?));
+        stored.map(|tensor| tensor.shape.clone())
     }
 
     fn norm(&mut self, name: &str, width: usize) -> Result<Tensor> {
@@ -178,6 +198,10 @@ impl WeightSource for RandomWeights<'_> {
         let key = RandomKey::named(self.seed, name, 0);
         let values = Tensor::random_normal(self.device, shape, 0.0, self.deviation, key)?;
         Ok(values.cast(self.weight_type.resolve(DType::Bf16))?)
+    }
+
+    fn stored_shape(&self, _: &str) -> Option<Vec<usize>> {
+        None
     }
 
     fn norm(&mut self, _: &str, width: usize) -> Result<Tensor> {

@@ -31,6 +31,34 @@ pub fn linear_cross_entropy(
     valid: usize,
     chunk_rows: usize,
 ) -> Result<Var> {
+    chunked(hidden, weight, None, labels, ignore, valid, chunk_rows)
+}
+
+/// As [`linear_cross_entropy`], of the logits h·Wᵀ + bias with a frozen bias `[vocab]`.
+///
+/// # Errors
+/// As [`linear_cross_entropy`].
+pub fn biased_linear_cross_entropy(
+    hidden: &Var,
+    weight: &Var,
+    bias: &Tensor,
+    labels: &Tensor,
+    ignore: i32,
+    valid: usize,
+    chunk_rows: usize,
+) -> Result<Var> {
+    chunked(hidden, weight, Some(bias), labels, ignore, valid, chunk_rows)
+}
+
+fn chunked(
+    hidden: &Var,
+    weight: &Var,
+    bias: Option<&Tensor>,
+    labels: &Tensor,
+    ignore: i32,
+    valid: usize,
+    chunk_rows: usize,
+) -> Result<Var> {
     const NAME: &str = "linear_cross_entropy";
     let scale = mean_scale(NAME, valid)?;
     let [rows, _] = hidden.shape()[..] else {
@@ -44,7 +72,7 @@ pub fn linear_cross_entropy(
         let expected = format!("one label for each of {rows} rows");
         return Err(TensorError::Shape { operation: NAME, expected, found: *labels.shape() });
     }
-    let mut pass = Pass::new(hidden, weight)?;
+    let mut pass = Pass::new(hidden, weight, bias)?;
     for start in (0..rows).step_by(chunk_rows) {
         let end = rows.min(start + chunk_rows);
         pass.chunk(&hidden.tensor().slice(0, start, end)?, &labels.slice(0, start, end)?, ignore, scale)?;
@@ -59,6 +87,7 @@ pub fn linear_cross_entropy(
 /// What the chunks have yielded so far.
 struct Pass {
     weight: Tensor,
+    bias: Option<Tensor>,
     losses: Vec<Tensor>,
     /// Gradients of the chunks' hidden states, if wanted.
     dhidden: Option<Vec<Tensor>>,
@@ -67,10 +96,11 @@ struct Pass {
 }
 
 impl Pass {
-    fn new(hidden: &Var, weight: &Var) -> Result<Self> {
+    fn new(hidden: &Var, weight: &Var, bias: Option<&Tensor>) -> Result<Self> {
         let zeros = || Tensor::zeros(weight.device(), weight.shape(), DType::F32);
         Ok(Pass {
             weight: weight.tensor().clone(),
+            bias: bias.cloned(),
             losses: Vec::new(),
             dhidden: hidden.requires_gradient().then(Vec::new),
             dweight: weight.requires_gradient().then(zeros).transpose()?,
@@ -78,7 +108,10 @@ impl Pass {
     }
 
     fn chunk(&mut self, hidden: &Tensor, labels: &Tensor, ignore: i32, scale: f32) -> Result<()> {
-        let logits = hidden.matmul(&self.weight.t()?)?;
+        let mut logits = hidden.matmul(&self.weight.t()?)?;
+        if let Some(bias) = &self.bias {
+            logits = logits.add(bias)?;
+        }
         let forward = tensor::cross_entropy(&logits, labels, ignore)?;
         self.losses.push(forward.losses);
         if self.dhidden.is_none() && self.dweight.is_none() {
@@ -152,6 +185,23 @@ mod tests {
                 let [a, b] = [&fused, &plain].map(|g| g.get(name).unwrap().to_vec::<f32>().unwrap());
                 assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "{name}: {a:?} {b:?}");
             }
+        }
+
+        fn a_bias_is_added_to_the_logits(device) {
+            let mut random = TestRandom::new(10);
+            let labels = labels(device, &mut random, 5, 4);
+            let bias = random.tensor(device, &[4], -1.0, 1.0).unwrap();
+            let shapes: [&[usize]; 2] = [&[5, 3], &[4, 3]];
+            check_gradients("biased_linear_cross_entropy", device, &mut random, &shapes, |v| {
+                biased_linear_cross_entropy(&v[0], &v[1], &bias, &labels, -100, 4, 2)
+            })
+            .unwrap();
+            let [h, w] = shapes.map(|shape| Var::constant(random.tensor(device, shape, -1.0, 1.0).unwrap()));
+            let chunked = biased_linear_cross_entropy(&h, &w, &bias, &labels, -100, 4, 2).unwrap();
+            let logits = h.matmul(&w.t().unwrap()).unwrap().add(&Var::constant(bias)).unwrap();
+            let plain = cross_entropy(&logits, &labels, -100, 4).unwrap();
+            let [chunked, plain] = [chunked, plain].map(|loss| loss.tensor().item::<f32>().unwrap());
+            assert!((chunked - plain).abs() < 1e-5, "{chunked} {plain}");
         }
 
         fn half_precision_weights_are_constants(device) {

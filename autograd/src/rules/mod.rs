@@ -28,7 +28,7 @@ mod unary;
 mod view;
 
 pub use disentangled_attention::DisentangledConfig;
-pub use linear_cross_entropy::linear_cross_entropy;
+pub use linear_cross_entropy::{biased_linear_cross_entropy, linear_cross_entropy};
 pub use loss::{cross_entropy, mse_loss};
 pub use select_where::select_where;
 

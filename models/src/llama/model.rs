@@ -13,15 +13,13 @@ use super::rotary::RotaryTable;
 use crate::architecture::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
+use crate::loss::chunk_rows;
 use crate::weights::{CheckpointWeights, RandomWeights, WeightSource, WeightType};
 
 const EMBEDDING_MODULE: &str = "model.embed_tokens";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head";
-
-/// Elements of the logits that the loss has in memory at once; see [`Llama::with_loss_chunk_rows`].
-const LOSS_CHUNK_ELEMENTS: usize = 1 << 26;
 
 /// Standard deviation of random weight matrices, as the format's own initialiser has it.
 const RANDOM_DEVIATION: f32 = 0.02;
@@ -66,7 +64,7 @@ impl Llama {
     /// # Errors
     /// Files that cannot be read or do not belong together, each named; see [`ModelError`].
     pub fn from_directory(directory: &Path, device: &Device, weight_type: WeightType) -> Result<Self> {
-        let ModelConfig::Llama(config) = ModelConfig::read(directory)?;
+        let config = ModelConfig::read(directory)?.into_llama(directory)?;
         Self::from_checkpoint(config, &Checkpoint::open(directory)?, device, weight_type)
     }
 
@@ -123,7 +121,7 @@ impl Llama {
             head: Linear::new(HEAD, head, None)?,
             rotary: Mutex::new(None),
             checkpoint_activations: false,
-            loss_chunk_rows: loss_chunk_rows(config.vocab_size),
+            loss_chunk_rows: chunk_rows(config.vocab_size),
             config,
         })
     }
@@ -298,12 +296,6 @@ impl Model for Llama {
         }
         self.linear(module).map(Linear::parameters).unwrap_or_default()
     }
-}
-
-/// Rows of logits that take about [`LOSS_CHUNK_ELEMENTS`], a multiple of what matrix kernels have in a tile.
-fn loss_chunk_rows(vocabulary: usize) -> usize {
-    const TILE: usize = 128;
-    (LOSS_CHUNK_ELEMENTS / vocabulary / TILE * TILE).max(TILE)
 }
 
 /// The second extent of `[batch, tokens]`, which must not be empty.

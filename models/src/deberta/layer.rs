@@ -1,0 +1,203 @@
+//! One transformer block: disentangled attention and feed-forward, each with a residual and a norm after it.
+
+use autograd::{DisentangledConfig, Var};
+use lora::{DropoutSource, Forward, Linear};
+use tensor::{Result, Tensor};
+
+use super::config::DebertaConfig;
+use super::positions::SequencePositions;
+use crate::weights::WeightSource;
+
+/// Mixed into the seed for the projections of positions, whose adapters' dropout must not repeat the content's masks.
+const POSITION_SEED: u64 = 0x706f_7369_7469_6f6e;
+
+/// A layer norm.
+#[derive(Clone)]
+pub(super) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl Norm {
+    /// Takes the weights of the norm `name` from `source`.
+    pub fn new(config: &DebertaConfig, name: &str, source: &mut dyn WeightSource) -> crate::Result<Self> {
+        Ok(Norm {
+            weight: source.norm(&format!("{name}.weight"), config.hidden_size)?,
+            bias: source.bias(&format!("{name}.bias"), config.hidden_size)?,
+            epsilon: config.layer_norm_eps,
+        })
+    }
+
+    pub fn forward(&self, x: &Var) -> Result<Var> {
+        x.layer_norm(&Var::constant(self.weight.clone()), &Var::constant(self.bias.clone()), self.epsilon)
+    }
+}
+
+/// Takes the linear module `name` with its bias from `source`.
+pub(super) fn linear(
+    source: &mut dyn WeightSource,
+    name: &str,
+    outputs: usize,
+    inputs: usize,
+) -> crate::Result<Linear> {
+    let weight = source.matrix(&format!("{name}.weight"), &[outputs, inputs])?;
+    let bias = source.bias(&format!("{name}.bias"), outputs)?;
+    Ok(Linear::new(name, weight, Some(bias))?)
+}
+
+/// Dropout of what comes out of one place of the model, in passes that train. (What goes into an adapter there is
+/// dropped under the place's own name.)
+pub(super) fn drop_out(forward: &Forward, x: Var, probability: f32, place: &str) -> Result<Var> {
+    match forward.dropout {
+        Some(source) if probability > 0.0 => x.dropout(probability, source.key(&format!("{place}.dropout"))),
+        _ => Ok(x),
+    }
+}
+
+/// The weights of one block.
+pub(super) struct Layer {
+    attention: Attention,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: Norm,
+    hidden_dropout: f32,
+}
+
+struct Attention {
+    name: String,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    norm: Norm,
+    heads: usize,
+    content_to_position: bool,
+    position_to_content: bool,
+    attention_dropout: f32,
+    hidden_dropout: f32,
+}
+
+/// What all blocks of a pass share.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub positions: SequencePositions,
+    /// u32 `[batch, sequence]`, 0 for padding.
+    pub key_mask: Option<Tensor>,
+}
+
+impl Layer {
+    /// Takes the weights of block `index` from `source`, by their names in Hugging Face checkpoints.
+    pub fn new(config: &DebertaConfig, index: usize, source: &mut dyn WeightSource) -> crate::Result<Self> {
+        let prefix = format!("deberta.encoder.layer.{index}");
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let mut square = |part: &str| linear(source, &format!("{prefix}.attention.{part}"), hidden, hidden);
+        let (query, key, value) = (square("self.query_proj")?, square("self.key_proj")?, square("self.value_proj")?);
+        let attention = Attention {
+            name: format!("{prefix}.attention"),
+            query,
+            key,
+            value,
+            output: square("output.dense")?,
+            norm: Norm::new(config, &format!("{prefix}.attention.output.LayerNorm"), source)?,
+            heads: config.num_attention_heads,
+            content_to_position: config.content_to_position,
+            position_to_content: config.position_to_content,
+            attention_dropout: config.attention_probs_dropout_prob,
+            hidden_dropout: config.hidden_dropout_prob,
+        };
+        Ok(Layer {
+            attention,
+            intermediate: linear(source, &format!("{prefix}.intermediate.dense"), intermediate, hidden)?,
+            output: linear(source, &format!("{prefix}.output.dense"), hidden, intermediate)?,
+            output_norm: Norm::new(config, &format!("{prefix}.output.LayerNorm"), source)?,
+            hidden_dropout: config.hidden_dropout_prob,
+        })
+    }
+
+    /// The block's linear modules, in the order of computation.
+    pub fn linears(&self) -> [&Linear; 6] {
+        let Attention { query, key, value, output, .. } = &self.attention;
+        [query, key, value, output, &self.intermediate, &self.output]
+    }
+
+    /// The same block with every linear module replaced by what `change` makes of it.
+    pub fn map_linears(&self, change: &mut dyn FnMut(&Linear) -> crate::Result<Linear>) -> crate::Result<Self> {
+        let attention = &self.attention;
+        Ok(Layer {
+            attention: Attention {
+                name: attention.name.clone(),
+                query: change(&attention.query)?,
+                key: change(&attention.key)?,
+                value: change(&attention.value)?,
+                output: change(&attention.output)?,
+                norm: attention.norm.clone(),
+                ..*attention
+            },
+            intermediate: change(&self.intermediate)?,
+            output: change(&self.output)?,
+            output_norm: self.output_norm.clone(),
+            hidden_dropout: self.hidden_dropout,
+        })
+    }
+
+    /// `x [batch, sequence, hidden]` to the same shape:
+    /// `h = norm(x + attention(x))`, then `norm(h + output(gelu(intermediate(h))))`.
+    pub fn forward(&self, forward: &Forward, x: &Var, around: &Surroundings) -> Result<Var> {
+        let x = self.attention.forward(forward, x, around)?;
+        let wide = self.intermediate.forward(forward, &x)?.gelu()?;
+        let narrow = drop_out(forward, self.output.forward(forward, &wide)?, self.hidden_dropout, self.output.name())?;
+        self.output_norm.forward(&x.add(&narrow)?)
+    }
+}
+
+impl Attention {
+    fn forward(&self, forward: &Forward, x: &Var, around: &Surroundings) -> Result<Var> {
+        let &[batch, sequence, hidden] = &x.shape()[..] else {
+            let expected = "hidden states [batch, sequence, hidden]".into();
+            return Err(tensor::TensorError::Shape { operation: "deberta", expected, found: *x.shape() });
+        };
+        let head_dim = hidden / self.heads;
+        let split = |x: Var| x.reshape(&[batch, sequence, self.heads, head_dim]);
+        let query = split(self.query.forward(forward, x)?)?;
+        let key = split(self.key.forward(forward, x)?)?;
+        let value = split(self.value.forward(forward, x)?)?;
+        let (position_key, position_query) = self.project_positions(forward, around, head_dim)?;
+        let terms = 1 + usize::from(self.content_to_position) + usize::from(self.position_to_content);
+        let dropout = forward.dropout.filter(|_| self.attention_dropout > 0.0);
+        let config = DisentangledConfig {
+            buckets: around.positions.buckets.clone(),
+            key_mask: around.key_mask.clone(),
+            scale: 1.0 / ((head_dim * terms) as f32).sqrt(),
+            dropout: dropout.map(|source| (self.attention_dropout, source.key(&format!("{}.self", self.name)))),
+        };
+        let mixed =
+            query.disentangled_attention(&key, &value, position_key.as_ref(), position_query.as_ref(), &config)?;
+        let projected = self.output.forward(forward, &mixed.reshape(&[batch, sequence, hidden])?)?;
+        let projected = drop_out(forward, projected, self.hidden_dropout, self.output.name())?;
+        self.norm.forward(&x.add(&projected)?)
+    }
+
+    /// The relative embeddings through the projections of keys and of queries, `[buckets, heads, head_dim]` each. The
+    /// projections are those of the content, biases and adapters included.
+    fn project_positions(
+        &self,
+        forward: &Forward,
+        around: &Surroundings,
+        head_dim: usize,
+    ) -> Result<(Option<Var>, Option<Var>)> {
+        let embeddings = Var::constant(around.positions.embeddings.clone());
+        let place = format!("{}.self.positions", self.name);
+        let embeddings = drop_out(forward, embeddings, self.hidden_dropout, &place)?;
+        let apart = |source: DropoutSource| DropoutSource { seed: source.seed ^ POSITION_SEED, ..source };
+        let forward = Forward { dropout: forward.dropout.map(apart), ..forward.clone() };
+        let project = |projection: &Linear| {
+            let buckets = embeddings.shape()[0];
+            projection.forward(&forward, &embeddings)?.reshape(&[buckets, self.heads, head_dim])
+        };
+        Ok((
+            self.content_to_position.then(|| project(&self.key)).transpose()?,
+            self.position_to_content.then(|| project(&self.query)).transpose()?,
+        ))
+    }
+}

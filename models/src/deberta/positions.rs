@@ -1,0 +1,124 @@
+//! Relative positions: the buckets they fall into, and the rows of the relative embeddings that a sequence needs.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tensor::{Device, RelativeBuckets, Tensor};
+
+use super::config::DebertaConfig;
+use crate::error::Result;
+
+/// The row of the relative embeddings for a relative position i − j.
+///
+/// With `position_buckets` = B and m = B/2, positions up to m away have buckets of their own and those beyond share
+/// logarithmically wider ones: bucket(r) = r where |r| ≤ m, else
+/// sign(r)·(⌈ln(|r|/m) / ln((M − 1)/m) · (m − 1)⌉ + m) with M = `max_relative_positions`
+/// (`make_log_bucket_position` of the reference implementation). The row is bucket + span, kept within the table.
+pub(super) fn relative_row(config: &DebertaConfig, relative: i64) -> usize {
+    let span = config.span() as i64;
+    let bucket = match config.position_buckets {
+        Some(buckets) if relative.unsigned_abs() > (buckets / 2) as u64 => {
+            let middle = (buckets / 2) as f64;
+            let distance = relative.unsigned_abs() as f64;
+            let octaves = (distance / middle).ln() / ((config.max_relative_positions - 1) as f64 / middle).ln();
+            relative.signum() * ((octaves * (middle - 1.0)).ceil() + middle) as i64
+        }
+        _ => relative,
+    };
+    (bucket + span).clamp(0, 2 * span - 1) as usize
+}
+
+/// What the blocks need to know about the relative positions of sequences of one length.
+#[derive(Clone)]
+pub(super) struct SequencePositions {
+    /// Buckets counted from the first one in use.
+    pub buckets: RelativeBuckets,
+    /// The embeddings of the buckets in use, `[buckets, hidden]`.
+    pub embeddings: Tensor,
+}
+
+/// The relative embeddings and the tables made so far, by sequence length.
+pub(super) struct RelativePositions {
+    /// Normed, f32 `[2·span, hidden]`.
+    embeddings: Tensor,
+    tables: Mutex<HashMap<usize, SequencePositions>>,
+}
+
+impl RelativePositions {
+    pub fn new(embeddings: Tensor) -> Self {
+        RelativePositions { embeddings, tables: Mutex::default() }
+    }
+
+    /// The positions of sequences of `sequence` tokens, at least one. Short sequences need only the middle of the
+    /// embeddings, so that is all that is projected for them.
+    pub fn of(&self, device: &Device, config: &DebertaConfig, sequence: usize) -> Result<SequencePositions> {
+        // Tables are only ever added as a whole, so a panic elsewhere cannot leave one half-made.
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(positions) = tables.get(&sequence) {
+            return Ok(positions.clone());
+        }
+        let farthest = sequence as i64 - 1;
+        let rows: Vec<usize> = (-farthest..=farthest).map(|relative| relative_row(config, relative)).collect();
+        // Rows grow with the relative position.
+        let (first, last) = (rows[0], rows[rows.len() - 1]);
+        let table: Vec<u32> = rows.iter().map(|row| (row - first) as u32).collect();
+        let positions = SequencePositions {
+            buckets: RelativeBuckets::new(device, &table, last - first + 1)?,
+            embeddings: self.embeddings.slice(0, first, last + 1)?,
+        };
+        tables.insert(sequence, positions.clone());
+        Ok(positions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(position_buckets: Option<usize>, max_relative_positions: usize) -> DebertaConfig {
+        let base = DebertaConfig::preset("tiny").expect("a preset");
+        DebertaConfig { position_buckets, max_relative_positions, ..base }
+    }
+
+    #[test]
+    fn buckets_are_those_of_the_reference() {
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/deberta_log_buckets.safetensors");
+        let bytes = std::fs::read(path).expect("the fixture");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        assert_eq!(file.names().len(), 4);
+        for (name, view) in file.tensors() {
+            let numbers: Vec<usize> = name.split('.').skip(1).map(|part| part.parse().expect("a number")).collect();
+            let (buckets, positions) = (numbers[0], numbers[1]);
+            let config = config(Some(buckets), positions);
+            let want: Vec<i64> = bytemuck::pod_collect_to_vec(view.data());
+            for (index, &want) in want.iter().enumerate() {
+                let relative = index as i64 - (positions as i64 - 1);
+                let row = relative_row(&config, relative) as i64;
+                assert_eq!(row, want + buckets as i64, "{name}: position {relative}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_stay_within_the_table_and_grow() {
+        for config in [config(Some(8), 20), config(Some(7), 16), config(Some(4), 9), config(None, 5)] {
+            let rows: Vec<usize> = (-60..=60).map(|relative| relative_row(&config, relative)).collect();
+            assert!(rows.windows(2).all(|pair| pair[0] <= pair[1]), "{rows:?}");
+            assert_eq!((rows[0], rows[60], rows[120]), (0, config.span(), 2 * config.span() - 1));
+        }
+    }
+
+    #[test]
+    fn short_sequences_take_the_middle() {
+        let device = Device::cpu();
+        let config = config(Some(8), 20);
+        let values: Vec<f32> = (0..16).map(|row| row as f32).collect();
+        let positions = RelativePositions::new(Tensor::from_vec(&device, &[16, 1], values).expect("a table"));
+        let short = positions.of(&device, &config, 3).expect("positions");
+        assert_eq!(short.embeddings.to_vec::<f32>().expect("values"), [6.0, 7.0, 8.0, 9.0, 10.0]);
+        assert_eq!((short.buckets.count(), short.buckets.sequence()), (5, 3));
+        let long = positions.of(&device, &config, 50).expect("positions");
+        assert_eq!(long.buckets.count(), 16);
+    }
+}
