@@ -111,7 +111,7 @@ on_each_backend! {
         assert_eq!(model.unused_tensors(), ["classifier.bias", "classifier.weight", "cls.predictions.decoder.weight",
             "pooler.dense.bias", "pooler.dense.weight"]);
         let tokens: Vec<u32> = ids(20).into_iter().map(|id| id % 300).collect();
-        let labels: Vec<i32> = (0..20).map(|i| if i % 3 == 0 { (i * 13 % 300) as i32 } else { IGNORED }).collect();
+        let labels: Vec<i32> = (0..20).map(|i| if i % 3 == 0 { i * 13 % 300 } else { IGNORED }).collect();
         let host = HostBatch::new(2, 10, tokens, labels.clone(), None).expect("a batch");
         let batch = host.to_device(device).expect("a batch");
         let forward = Forward::evaluation(None);
