@@ -11,7 +11,7 @@ use crate::llama::LlamaConfig;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ModelConfig {
-    /// LLaMA 1, 2, 3 and their relatives of the same structure, with a language-modelling head.
+    /// LLaMA 1, 2, 3 and their relatives of the same structure, language models and classifiers of sequences.
     Llama(LlamaConfig),
     /// DeBERTa-v2 without convolution and DeBERTaV3, with any head.
     Deberta(DebertaConfig),
@@ -33,7 +33,7 @@ impl ModelConfig {
         };
         match model_type {
             "llama" => {
-                check_architecture(object, &["LlamaForCausalLM"])?;
+                check_architecture(object, &["LlamaForCausalLM", "LlamaForSequenceClassification"])?;
                 Ok(ModelConfig::Llama(LlamaConfig::from_object(object)?))
             }
             "deberta-v2" => {
@@ -103,8 +103,8 @@ mod tests {
             "config.json: `model_type` is mamba, which is not supported; the supported architectures are `llama` and \
              `deberta-v2`"
         );
-        assert!(read(r#"{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}"#).contains(
-            "`architectures` is [\"LlamaForSequenceClassification\"], which is not supported; for this model_type"
+        assert!(read(r#"{"model_type": "llama", "architectures": ["LlamaForTokenClassification"]}"#).contains(
+            "`architectures` is [\"LlamaForTokenClassification\"], which is not supported; for this model_type"
         ));
         assert!(
             read(r#"{"model_type": "deberta-v2", "architectures": ["DebertaV2ForTokenClassification"]}"#)

@@ -43,6 +43,6 @@ pub use classifier::SequenceClassifier;
 pub use deberta::{Deberta, DebertaConfig, DebertaHead, DebertaOptions, DropoutOverrides};
 pub use error::{ModelError, Result};
 pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
-pub use llama::{Cache, Llama, LlamaConfig, RopeScaling, inverse_frequencies};
+pub use llama::{Cache, Llama, LlamaClassifier, LlamaConfig, RopeScaling, inverse_frequencies};
 pub use tokenizer::{EncodedPair, TokenStream, Tokenizer};
 pub use weights::WeightType;

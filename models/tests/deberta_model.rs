@@ -224,7 +224,7 @@ fn a_missing_head_is_made_new_from_the_seed() {
 fn misfits_are_named() {
     let fixture = || Checkpoint::of("deberta_v3_tiny_cls");
     let message = fixture().refusal(DebertaHead::Classifier { labels: 3 });
-    assert!(message.contains("classifier has 2 labels, 3 were asked for"), "{message}");
+    assert!(message.contains("`classifier` has 2 labels, 3 were asked for"), "{message}");
     assert!(fixture().refusal(DebertaHead::Classifier { labels: 1 }).contains("2 classes or more"));
     let message = fixture().refusal(DebertaHead::MaskedLanguageModel);
     assert!(message.contains("`cls.predictions.transform.dense.weight` of shape [64, 64] is missing"), "{message}");

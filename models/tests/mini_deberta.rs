@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use models::{Checkpoint, Tokenizer};
+use lora::{Forward, HostBatch, IGNORED, Model};
+use models::{Checkpoint, Deberta, DebertaHead, DebertaOptions, Tokenizer};
+use tensor::Device;
 
 /// Where the real checkpoint is.
 fn directory() -> PathBuf {
@@ -60,4 +62,50 @@ fn the_converted_sentencepiece_model_is_the_published_tokenizer() {
         }
     }
     assert!(lines > 3000, "{lines} lines");
+}
+
+/// Log-sum-exp, sum and three logits at places near and far, and the loss of every seventh token, as transformers has
+/// them. One sequence is longer than the buckets that have a position each, one is padded.
+#[test]
+#[cfg_attr(not(feature = "real-weights"), ignore = "needs real weights: --features models/real-weights")]
+fn masked_tokens_are_predicted_as_by_transformers() {
+    let (rows, sequence) = (2, 300);
+    let id = |row: u32, i: u32| if i == 0 { 1 } else { (7 * i * i + 3 * i + 5 * (row + 1)) % 4200 + 4 };
+    let ids: Vec<u32> = (0..rows).flat_map(|row| (0..sequence).map(move |i| id(row, i))).collect();
+    let mask: Vec<u32> = (0..rows * sequence).map(|place| u32::from(place < 300 + 170)).collect();
+    let counts = |(place, &kept): (usize, &u32)| kept == 1 && place % 300 % 7 == 0;
+    let labels: Vec<i32> =
+        ids.iter().zip(mask.iter().enumerate()).map(|(&id, at)| if counts(at) { id as i32 } else { IGNORED }).collect();
+    let host = HostBatch::new(2, 300, ids, labels, Some(mask)).expect("a batch");
+    let options = DebertaOptions::new(DebertaHead::MaskedLanguageModel);
+    let mut devices = vec![Device::cpu()];
+    if cfg!(feature = "gpu-tests") {
+        devices.push(tensor::testing::gpu().clone());
+    }
+    for device in devices {
+        let model = Deberta::from_directory(&directory(), &options, &device).expect("the model");
+        assert_eq!(model.unused_tensors(), ["cls.predictions.decoder.bias", "cls.predictions.decoder.weight"]);
+        let (forward, batch) = (Forward::evaluation(None), host.to_device(&device).expect("a batch"));
+        let logits = model.logits(&forward, &batch.ids, batch.key_mask.as_ref()).expect("logits");
+        let logits: Vec<f32> = logits.tensor().to_vec().expect("values");
+        for (row, place, log_sum_exp, sum, chosen) in [
+            (0, 0, 9.375_913, -8_719.440, [-13.304_8, 3.873_46, -4.770_4]),
+            (0, 150, 9.878_177, -9_830.549, [-13.015_04, 7.789_62, -0.458_21]),
+            (0, 299, 10.674_473, -9_670.611, [-12.096_61, 6.228_4, -3.478_45]),
+            (1, 0, 8.141_875, -10_326.872, [-13.593_96, 3.388_68, -2.255_04]),
+            (1, 169, 9.499_329, -9_990.786, [-13.611_85, 3.785_4, -1.264_95]),
+        ] {
+            let logits: Vec<f64> =
+                logits[(row * 300 + place) * 4224..][..4224].iter().map(|&logit| f64::from(logit)).collect();
+            let got = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+            assert!((got - log_sum_exp).abs() < 2e-4, "{row}, {place}: {got} instead of {log_sum_exp}");
+            let got = logits.iter().sum::<f64>();
+            assert!((got - sum).abs() < 0.2, "{row}, {place}: {got} instead of {sum}");
+            for (token, want) in [0, 17, 4000].into_iter().zip(chosen) {
+                assert!((logits[token] - want).abs() < 5e-4, "{row}, {place}: {} instead of {want}", logits[token]);
+            }
+        }
+        let loss: f32 = model.loss(&forward, &batch).expect("a loss").tensor().item().expect("a scalar");
+        assert!((loss - 7.005_208).abs() < 1e-4, "{loss}");
+    }
 }

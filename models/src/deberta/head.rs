@@ -7,6 +7,7 @@ use tensor::{Device, Result, Tensor};
 use super::config::DebertaConfig;
 use super::layer::{Norm, drop_out, linear};
 use super::options::DebertaHead;
+use crate::classifier::check_labels;
 use crate::error::ModelError;
 use crate::loss::chunk_rows;
 use crate::weights::{RandomWeights, WeightSource, WeightType};
@@ -59,17 +60,12 @@ impl HeadSource<'_> {
         let hidden = config.hidden_size;
         let weight = format!("{name}.weight");
         match self.weights.stored_shape(&weight) {
-            Some(shape) if name == CLASSIFIER && shape[..] != [outputs, hidden] && shape.last() == Some(&hidden) => {
-                Err(ModelError::InvalidArgument {
-                    operation: "deberta",
-                    message: format!(
-                        "the checkpoint's classifier has {} labels, {outputs} were asked for; ask for as many, or \
-                         start from a checkpoint without a classifier",
-                        shape[0]
-                    ),
-                })
+            Some(shape) => {
+                if name == CLASSIFIER {
+                    check_labels(name, &shape, outputs)?;
+                }
+                linear(self.weights, name, outputs, hidden)
             }
-            Some(_) => linear(self.weights, name, outputs, hidden),
             None => {
                 let (seed, deviation) = (self.seed, config.initializer_range);
                 let mut random = RandomWeights { device: self.device, weight_type: WeightType::F32, seed, deviation };

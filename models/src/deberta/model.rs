@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use autograd::{Var, cross_entropy, mse_loss};
-use lora::{AdapterSet, Batch, Forward, IGNORED, LabelKind, Linear, Model, ModuleShape};
+use autograd::Var;
+use lora::{AdapterSet, Batch, Forward, LabelKind, Linear, Model, ModuleShape};
 use tensor::{DType, Device, Tensor};
 
 use super::config::DebertaConfig;
@@ -14,7 +14,7 @@ use super::options::DebertaOptions;
 use super::positions::RelativePositions;
 use crate::architecture::ModelConfig;
 use crate::checkpoint::Checkpoint;
-use crate::classifier::SequenceClassifier;
+use crate::classifier::{SequenceClassifier, classification_loss};
 use crate::error::{ModelError, Result};
 use crate::weights::{CheckpointWeights, RandomWeights, WeightSource};
 
@@ -250,16 +250,8 @@ impl Model for Deberta {
                 let hidden = self.hidden(forward, &batch.ids, batch.key_mask.as_ref())?;
                 Ok(head.loss(forward, &hidden, batch)?)
             }
-            Head::Sequence(head) if head.labels() == 1 => {
-                batch.check_kind("a regression", &[LabelKind::Scores])?;
-                let predicted = self.logits(forward, &batch.ids, batch.key_mask.as_ref())?;
-                Ok(mse_loss(&predicted.squeeze(1)?, &Var::constant(batch.labels.clone()))?)
-            }
             Head::Sequence(head) => {
-                batch.check_kind("a classifier", &[LabelKind::Classes])?;
-                batch.check_classes(head.labels())?;
-                let logits = self.logits(forward, &batch.ids, batch.key_mask.as_ref())?;
-                Ok(cross_entropy(&logits, &batch.labels, IGNORED, batch.valid)?)
+                classification_loss(head.labels(), batch, || self.logits(forward, &batch.ids, batch.key_mask.as_ref()))
             }
         }
     }

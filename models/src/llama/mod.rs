@@ -1,10 +1,12 @@
 //! LLaMA: configuration, rotary tables, blocks, model.
 
+mod classifier;
 mod config;
 mod layer;
 mod model;
 mod rotary;
 
+pub use classifier::LlamaClassifier;
 pub use config::{LlamaConfig, RopeScaling};
 pub use model::{Cache, Llama};
 pub use rotary::inverse_frequencies;

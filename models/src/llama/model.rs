@@ -16,13 +16,13 @@ use crate::error::{ModelError, Result};
 use crate::loss::chunk_rows;
 use crate::weights::{CheckpointWeights, RandomWeights, WeightSource, WeightType};
 
-const EMBEDDING_MODULE: &str = "model.embed_tokens";
-const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(super) const EMBEDDING_MODULE: &str = "model.embed_tokens";
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
-const HEAD: &str = "lm_head";
+pub(super) const HEAD: &str = "lm_head";
 
 /// Standard deviation of random weight matrices, as the format's own initialiser has it.
-const RANDOM_DEVIATION: f32 = 0.02;
+pub(super) const RANDOM_DEVIATION: f32 = 0.02;
 
 /// A LLaMA model with frozen weights. Its linear modules have the names of Hugging Face checkpoints, such as
 /// `model.layers.0.self_attn.q_proj` and `lm_head`, and carry whatever adapters a [`Forward`] has for them.
@@ -111,6 +111,17 @@ impl Llama {
         } else {
             (source.matrix(EMBEDDING, &shape)?, source.matrix(&head_name, &shape)?)
         };
+        Self::assemble(config, device, source, embedding, Linear::new(HEAD, head, None)?)
+    }
+
+    /// Takes blocks and final norm from `source`; embedding and head are there already.
+    pub(super) fn assemble(
+        config: LlamaConfig,
+        device: &Device,
+        source: &mut dyn WeightSource,
+        embedding: Tensor,
+        head: Linear,
+    ) -> Result<Self> {
         let layers: Result<Vec<_>> =
             (0..config.num_hidden_layers).map(|index| Ok(Arc::new(Layer::new(&config, index, source)?))).collect();
         Ok(Llama {
@@ -118,7 +129,7 @@ impl Llama {
             embedding,
             layers: layers?,
             norm: source.norm(NORM, config.hidden_size)?,
-            head: Linear::new(HEAD, head, None)?,
+            head,
             rotary: Mutex::new(None),
             checkpoint_activations: false,
             loss_chunk_rows: chunk_rows(config.vocab_size),
@@ -143,6 +154,11 @@ impl Llama {
     /// The configuration.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
+    }
+
+    /// The head, which is the last linear module.
+    pub(super) fn head(&self) -> &Linear {
+        &self.head
     }
 
     /// Every linear module, in the order of computation; the last is the head.
@@ -210,7 +226,7 @@ impl Llama {
     }
 
     /// The normed output of the last block, `[batch, sequence, hidden]`.
-    fn hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
+    pub(super) fn hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
         let positions = self.positions(0, sequence_length(ids)?, key_mask)?;
         let mut x = self.embed(forward, ids)?;
         for layer in &self.layers {
