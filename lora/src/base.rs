@@ -31,6 +31,12 @@ impl Base {
         Base { parameters, modules, savable }
     }
 
+    /// A base told part by part, for tools that never load the model: its linear modules, and names (`weight`, `bias`)
+    /// and values of the parameters of those that adapters train as a whole.
+    pub fn from_parts(modules: Vec<ModuleShape>, parameters: BTreeMap<String, Vec<(String, Tensor)>>) -> Self {
+        Base { modules, savable: parameters.keys().cloned().collect(), parameters }
+    }
+
     /// The linear modules.
     pub fn modules(&self) -> &[ModuleShape] {
         &self.modules

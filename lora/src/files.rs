@@ -12,6 +12,17 @@ use crate::error::{LoraError, Result};
 /// # Errors
 /// [`LoraError::File`]; the target is then as it was, and the temporary file is gone if the system lets it go.
 pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
+    write_whole_with(path, |file| file.write_all(contents).map_err(|error| LoraError::file(path, error)))
+}
+
+/// As [`write_whole`], for contents that are never in memory whole: `write` puts them into the file.
+///
+/// # Errors
+/// [`LoraError::File`], or what `write` returns.
+pub fn write_whole_with<E: From<LoraError>>(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     let name = path.file_name().ok_or_else(|| LoraError::format(path, "is not the name of a file"))?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -22,17 +33,17 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
     temporary_name.push(name);
     temporary_name.push(format!(".{}.tmp", std::process::id()));
     let temporary = directory.join(temporary_name);
+    let failed = |error: std::io::Error| E::from(LoraError::file(path, error));
     let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_directory(directory)
+        let mut file = File::create(&temporary).map_err(failed)?;
+        write(&mut file)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&temporary, path).map_err(failed)?;
+        sync_directory(directory).map_err(failed)
     };
-    write().map_err(|error| {
+    write().inspect_err(|_| {
         // The write's own error is the one worth reporting; a temporary file that stays behind does no harm.
         let _ = fs::remove_file(&temporary);
-        LoraError::file(path, error)
     })
 }
 

@@ -205,9 +205,12 @@ fn stored_type(dtype: DType) -> Dtype {
     }
 }
 
-/// The elements as the format stores them. Tensors are little-endian in memory wherever this engine runs, as WGSL's
+/// The elements as safetensors files store them. Tensors are little-endian in memory wherever this engine runs, as WGSL's
 /// buffers are.
-fn little_endian_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// The device's own errors.
+pub fn little_endian_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     Ok(match tensor.dtype() {
         DType::F32 => bytemuck::cast_slice(&tensor.to_vec::<f32>()?).to_vec(),
         DType::F16 => bytemuck::cast_slice(&tensor.to_vec::<half::f16>()?).to_vec(),

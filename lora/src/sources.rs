@@ -112,7 +112,7 @@ impl PaddedExamples {
             let message = format!("example {index} has {ids} tokens but says of {learned} whether they are learned");
             return Err(LoraError::Setting { setting: "data", message });
         }
-        let batching = Batching { drop_last: false, ..Batching::new(examples.len(), batch, seed)? };
+        let batching = Batching::keeping_last(examples.len(), batch, seed)?;
         Ok(PaddedExamples { examples, longest, padding_id, batching })
     }
 }
@@ -149,7 +149,7 @@ fn label(token: u32) -> Result<i32> {
 
 /// Which items make up which batch.
 #[derive(Debug)]
-struct Batching {
+pub(crate) struct Batching {
     items: usize,
     batch: usize,
     seed: Option<u64>,
@@ -166,11 +166,16 @@ impl Batching {
         Ok(Batching { items, batch, seed, drop_last: seed.is_some(), order: Mutex::new(None) })
     }
 
-    fn batches_per_epoch(&self) -> u64 {
+    /// Batches of which the last may be smaller.
+    pub fn keeping_last(items: usize, batch: usize, seed: Option<u64>) -> Result<Self> {
+        Ok(Batching { drop_last: false, ..Self::new(items, batch, seed)? })
+    }
+
+    pub fn batches_per_epoch(&self) -> u64 {
         (if self.drop_last { self.items / self.batch } else { self.items.div_ceil(self.batch) }) as u64
     }
 
-    fn items(&self, index: u64) -> Vec<usize> {
+    pub fn items(&self, index: u64) -> Vec<usize> {
         let (epoch, within) = (index / self.batches_per_epoch(), (index % self.batches_per_epoch()) as usize);
         let range = within * self.batch..((within + 1) * self.batch).min(self.items);
         match self.seed {

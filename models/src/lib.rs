@@ -34,15 +34,17 @@ mod generate;
 mod json;
 mod llama;
 mod loss;
+mod merge;
 mod tokenizer;
 mod weights;
 
 pub use architecture::ModelConfig;
-pub use checkpoint::{Checkpoint, StoredTensor};
+pub use checkpoint::{Checkpoint, StoredTensor, read_tensor_table};
 pub use classifier::SequenceClassifier;
 pub use deberta::{Deberta, DebertaConfig, DebertaHead, DebertaOptions, DropoutOverrides};
 pub use error::{ModelError, Result};
 pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
 pub use llama::{Cache, Llama, LlamaClassifier, LlamaConfig, RopeScaling, inverse_frequencies};
+pub use merge::{MergedCheckpoint, load_adapter, merge_checkpoint};
 pub use tokenizer::{EncodedPair, TokenStream, Tokenizer};
 pub use weights::WeightType;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 use tensor::{DType, Device, RandomKey, Tensor, bf16, f16};
 
-use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
 
 /// The element type in which weight matrices are kept on the device. Norm weights and biases are always f32, as is
@@ -96,7 +96,7 @@ impl<'a> CheckpointWeights<'a> {
             let (expected, found) = (shape.to_vec(), info.shape.clone());
             return Err(ModelError::TensorShape { path: path(), tensor: stored_name.into(), expected, found });
         }
-        let Some(stored_type) = float_type(info) else {
+        let Some(stored_type) = float_type(info.dtype) else {
             let found = format!("{:?}", info.dtype);
             return Err(ModelError::TensorType { path: path(), tensor: stored_name.into(), found });
         };
@@ -163,8 +163,8 @@ impl WeightSource for CheckpointWeights<'_> {
 }
 
 /// The element type as the engine's, where it is one that weights may have.
-fn float_type(info: &StoredTensor) -> Option<DType> {
-    match info.dtype {
+pub(crate) fn float_type(dtype: Dtype) -> Option<DType> {
+    match dtype {
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),
         Dtype::BF16 => Some(DType::Bf16),

@@ -4,9 +4,14 @@
 use std::path::Path;
 
 use lora::{AdapterOrigin, AdapterSet, Base, LoraError, Model};
-use models::{Llama, ModelError, Tokenizer, WeightType};
+use models::{
+    Deberta, DebertaHead, DebertaOptions, DropoutOverrides, Llama, LlamaClassifier, ModelConfig, ModelError, Tokenizer,
+    WeightType,
+};
 use tensor::Device;
 
+use crate::classification::Classifier;
+use crate::data::task::Target;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, bytes};
 
@@ -26,8 +31,55 @@ pub fn lora_failure(error: LoraError) -> Failure {
     }
 }
 
-/// Loads a checkpoint and says what it is.
-pub fn model(directory: &Path, device: &Device, weight_type: WeightType, output: &Output) -> Outcome<Llama> {
+/// A model for some task.
+pub enum Loaded {
+    /// Predicts the next token.
+    Language(Box<Llama>),
+    /// Gives each sequence a class or a score.
+    Classifier {
+        model: Box<dyn Classifier>,
+        /// Tokens in a sequence at most.
+        positions: usize,
+    },
+}
+
+impl Loaded {
+    /// What training sees.
+    pub fn model(&self) -> &dyn Model {
+        match self {
+            Loaded::Language(model) => &**model,
+            Loaded::Classifier { model, .. } => &**model,
+        }
+    }
+
+    /// Tokens in a sequence at most.
+    pub fn positions(&self) -> usize {
+        match self {
+            Loaded::Language(model) => model.config().max_position_embeddings,
+            Loaded::Classifier { positions, .. } => *positions,
+        }
+    }
+}
+
+/// What a classifier is made with besides its checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifierOptions {
+    pub weight_type: WeightType,
+    /// What a head that the checkpoint lacks is drawn from.
+    pub seed: u64,
+    /// Other probabilities of dropout than the checkpoint's.
+    pub dropout: DropoutOverrides,
+    pub checkpoint_activations: bool,
+}
+
+/// Loads a language model and says what it is.
+pub fn language_model(directory: &Path, device: &Device, weight_type: WeightType, output: &Output) -> Outcome<Llama> {
+    if let Ok(ModelConfig::Deberta(_)) = ModelConfig::read(directory) {
+        return Err(Failure::input(format!(
+            "--model {}: DeBERTa does not predict next tokens; give --task (sst2, classify, …), or a LLaMA checkpoint",
+            directory.display()
+        )));
+    }
     let model = Llama::from_directory(directory, device, weight_type).map_err(model_failure)?;
     let config = model.config();
     output.say(format!(
@@ -39,7 +91,62 @@ pub fn model(directory: &Path, device: &Device, weight_type: WeightType, output:
     Ok(model)
 }
 
-/// Loads a checkpoint's tokenizer; called before [`model`], since it is quick.
+/// Loads a model with a head for `target` and says what it is.
+pub fn classifier(
+    directory: &Path,
+    device: &Device,
+    target: &Target,
+    options: &ClassifierOptions,
+    output: &Output,
+) -> Outcome<Loaded> {
+    let (name, layers, fresh, loaded) = match ModelConfig::read(directory).map_err(model_failure)? {
+        ModelConfig::Deberta(config) => {
+            let model = deberta(directory, device, target, options)?;
+            if !model.unused_tensors().is_empty() {
+                output.say(format!("left out: {} tensors of other heads", model.unused_tensors().len()));
+            }
+            let (fresh, positions) = (model.fresh_modules().to_vec(), config.max_position_embeddings);
+            ("DeBERTa", config.num_hidden_layers, fresh, Loaded::Classifier { model: Box::new(model), positions })
+        }
+        ModelConfig::Llama(config) => {
+            if options.dropout != DropoutOverrides::default() {
+                return Err(Failure::input(
+                    "--hidden-dropout, --attention-dropout and --classifier-dropout belong to DeBERTa; LLaMA has no dropout",
+                ));
+            }
+            let ClassifierOptions { weight_type, seed, checkpoint_activations, .. } = *options;
+            let model = LlamaClassifier::from_directory(directory, target.outputs(), seed, device, weight_type)
+                .map_err(model_failure)?
+                .with_checkpointed_activations(checkpoint_activations);
+            let fresh = if model.is_head_fresh() { vec!["score".to_string()] } else { Vec::new() };
+            let positions = config.max_position_embeddings;
+            ("LLaMA", config.num_hidden_layers, fresh, Loaded::Classifier { model: Box::new(model), positions })
+        }
+        _ => return Err(Failure::input(format!("--model {}: has no classifier here", directory.display()))),
+    };
+    output.say(format!(
+        "model: {name}, {layers} layers, {} outputs for each sequence, {} in memory",
+        target.outputs(),
+        bytes(device.counters().bytes_in_use)
+    ));
+    if !fresh.is_empty() {
+        output.say(format!("new in this model: {} (seed {})", fresh.join(", "), options.seed));
+    }
+    Ok(loaded)
+}
+
+fn deberta(directory: &Path, device: &Device, target: &Target, options: &ClassifierOptions) -> Outcome<Deberta> {
+    let head = match target.labels.len() {
+        0 => DebertaHead::Regression,
+        labels => DebertaHead::Classifier { labels },
+    };
+    let ClassifierOptions { weight_type, seed, dropout, checkpoint_activations } = *options;
+    let options = DebertaOptions { head, weight_type, seed, dropout };
+    let model = Deberta::from_directory(directory, &options, device).map_err(model_failure)?;
+    Ok(model.with_checkpointed_activations(checkpoint_activations))
+}
+
+/// Loads a checkpoint's tokenizer; called before the model, since it is quick.
 pub fn tokenizer(directory: &Path) -> Outcome<Tokenizer> {
     if !directory.is_dir() {
         return Err(Failure::input(format!(
@@ -52,7 +159,7 @@ pub fn tokenizer(directory: &Path) -> Outcome<Tokenizer> {
 }
 
 /// Loads a PEFT adapter for a model.
-pub fn adapter(directory: &Path, model: &Llama, output: &Output) -> Outcome<(AdapterSet, AdapterOrigin)> {
+pub fn adapter(directory: &Path, model: &dyn Model, output: &Output) -> Outcome<(AdapterSet, AdapterOrigin)> {
     if !directory.is_dir() {
         return Err(Failure::input(format!(
             "adapter {}: no such directory; give a directory with adapter_config.json and adapter_model.safetensors",

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod classification;
 mod commands;
 mod config_file;
 mod data;
 mod failure;
 mod interrupt;
 mod loading;
+mod metrics;
 mod output;
 
 use std::process::ExitCode;

@@ -1,9 +1,12 @@
 //! The program as its users run it: exit codes, messages, files.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use common::{assert_refused, result, run, text};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -58,30 +61,6 @@ impl World {
         words.extend(more);
         run(&words)
     }
-}
-
-fn run(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_xtask")).args(words).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The JSON object on the last line of standard output.
-fn result(output: &Output) -> Value {
-    let text = text(&output.stdout);
-    serde_json::from_str(text.lines().last().expect("a line of JSON")).expect("JSON")
-}
-
-fn assert_refused(output: &Output, expected: &[&str]) {
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{message}");
-    let line = message.lines().find(|line| line.starts_with("error:")).unwrap_or_else(|| panic!("{message}"));
-    for part in expected {
-        assert!(message.contains(part), "`{part}` is not in:\n{message}");
-    }
-    assert!(!line.contains("panicked"), "{message}");
 }
 
 fn train_twice(device: &str) {

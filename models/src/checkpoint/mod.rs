@@ -9,18 +9,21 @@ mod tensor_file;
 #[cfg(test)]
 mod tests;
 mod torch_file;
+mod writer;
 mod zip;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{ModelError, Result};
 use crate::json::Object;
+pub(crate) use safetensors_file::open as open_safetensors;
 pub use tensor_file::StoredTensor;
 use tensor_file::TensorFile;
+pub(crate) use writer::{Entry, write as write_safetensors};
 
 /// A format: the name of a single file, the name of an index of shards, and the reader of either's files.
 struct Format {
@@ -146,12 +149,25 @@ impl Checkpoint {
         Some(&self.files[*self.names.get(name)?].path)
     }
 
+    /// The free-form texts in the header of one of the files.
+    pub(crate) fn metadata(&self, file: &Path) -> Option<&HashMap<String, String>> {
+        self.files.iter().find(|candidate| candidate.path == file).map(|file| &file.metadata)
+    }
+
     /// The stored tensor that stands for an absent one: files that keep one of several tied tensors name the others
     /// in their metadata, as `absent name → stored name`.
     pub fn alias(&self, name: &str) -> Option<&str> {
         let stored = self.files.iter().find_map(|file| file.metadata.get(name))?;
         self.names.get_key_value(stored).map(|(stored, _)| stored.as_str())
     }
+}
+
+/// Names and descriptions of the tensors of one safetensors file, such as that of an adapter.
+///
+/// # Errors
+/// As [`Checkpoint::open`] for that file.
+pub fn read_tensor_table(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
+    Ok(open_safetensors(path)?.tensors.into_iter().collect())
 }
 
 /// True for a name without directories: what an index may point at.

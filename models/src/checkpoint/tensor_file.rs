@@ -23,6 +23,13 @@ pub struct StoredTensor {
     pub(crate) strides: Option<Vec<usize>>,
 }
 
+impl StoredTensor {
+    /// Length of its elements in bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        (self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8) as u64
+    }
+}
+
 /// A mapped file with a checked table of tensors.
 pub(crate) struct TensorFile {
     pub path: PathBuf,

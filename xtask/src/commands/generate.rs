@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     interrupt::watch();
     let device = common.open_device(output)?;
     let tokenizer = loading::tokenizer(&arguments.model)?;
-    let model = loading::model(&arguments.model, &device, WeightType::F32, output)?;
+    let model = loading::language_model(&arguments.model, &device, WeightType::F32, output)?;
     let adapters = match &arguments.adapter {
         Some(directory) => Some(loading::adapter(directory, &model, output)?.0),
         None => None,

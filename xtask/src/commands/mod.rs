@@ -2,8 +2,11 @@
 
 mod bench;
 mod devices;
+mod evaluate;
 mod finetune;
 mod generate;
+mod inspect;
+mod merge;
 mod test;
 
 use std::process::ExitCode;
@@ -16,7 +19,13 @@ use crate::output::Output;
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Train a LoRA adapter on a checkpoint; writes PEFT files.
-    Finetune(finetune::Arguments),
+    Finetune(Box<finetune::Arguments>),
+    /// Measure a model, with or without an adapter: loss and perplexity, or a task's own measures.
+    Evaluate(evaluate::Arguments),
+    /// Fold an adapter into its base and write a Hugging Face checkpoint.
+    Merge(merge::Arguments),
+    /// Say what a checkpoint or an adapter holds, without loading it.
+    Inspect(inspect::Arguments),
     /// Continue a prompt.
     Generate(generate::Arguments),
     /// Measure matrix products, memory bandwidth and training steps.
@@ -32,6 +41,9 @@ impl Command {
     pub fn run(self, common: &Common, output: &Output) -> Outcome<ExitCode> {
         match self {
             Command::Finetune(arguments) => finetune::run(&arguments, common, output),
+            Command::Evaluate(arguments) => evaluate::run(&arguments, common, output),
+            Command::Merge(arguments) => merge::run(&arguments, common, output),
+            Command::Inspect(arguments) => inspect::run(&arguments, output),
             Command::Generate(arguments) => generate::run(&arguments, common, output),
             Command::Bench(arguments) => bench::run(&arguments, common, output),
             Command::Devices => devices::run(common, output),

@@ -1,8 +1,11 @@
 //! Training data from files, by extension: `.txt` is packed language modelling; `.jsonl` and `.json` are rows of
-//! `text`, `prompt` + `completion`, or `instruction` + `input` + `output`. What becomes of the tokens is the `lora`
-//! crate's affair.
+//! `text`, `prompt` + `completion`, or `instruction` + `input` + `output`. Texts with labels are in `labelled`, GLUE's
+//! files in `glue`. What becomes of the tokens is the `lora` crate's affair.
 
+pub mod glue;
+pub mod labelled;
 mod rows;
+pub mod task;
 
 use std::path::{Path, PathBuf};
 
@@ -46,6 +49,17 @@ pub struct Sources {
     pub truncated: usize,
 }
 
+/// The text of a data file, without its byte-order mark.
+fn read_text(file: &Path) -> Outcome<String> {
+    let bytes = std::fs::read(file)
+        .map_err(|error| Failure::input(format!("the data file {} cannot be read: {error}", file.display())))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::input(format!("the data file {} is not UTF-8 text (byte {at})", file.display()))
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
+}
+
 impl Data {
     /// Reads and tokenises files, which must be all text or all rows.
     pub fn read(files: &[PathBuf], tokenizer: &Tokenizer) -> Outcome<Self> {
@@ -70,13 +84,8 @@ impl Data {
 
     fn read_file(file: &Path, tokenizer: &Tokenizer) -> Outcome<Self> {
         let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or("");
-        let bytes = std::fs::read(file)
-            .map_err(|error| Failure::input(format!("the data file {} cannot be read: {error}", file.display())))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            Failure::input(format!("the data file {} is not UTF-8 text (byte {at})", file.display()))
-        })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let text = read_text(file)?;
+        let text = text.as_str();
         match extension {
             "txt" => Ok(Data::Text(tokenizer.encode(text, false)?)),
             "jsonl" => Ok(Data::Examples(rows::from_lines(file, text, tokenizer)?)),

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use autograd::{Decay, Schedule};
 use lora::{Length, LoraConfig, Targets};
-use models::WeightType;
+use models::{DropoutOverrides, WeightType};
+
+use crate::data::task::Task;
 
 /// Example: cargo xtask finetune --model path/to/llama --data notes.txt --out my-adapter --steps 300
 #[derive(clap::Args, Clone, Debug)]
@@ -13,7 +15,15 @@ pub struct Arguments {
     /// Directory of a Hugging Face checkpoint (config.json, model.safetensors, tokenizer.json).
     #[arg(long)]
     pub model: PathBuf,
-    /// Training data: .txt (packed text), .jsonl or .json (rows of text, prompt + completion, or instruction + output).
+    /// What to train for: the next token, a class or score of each row, or a task of GLUE.
+    #[arg(long, value_enum, default_value_t = Task::Causal)]
+    pub task: Task,
+    /// Names of the classes for --task classify.
+    #[arg(long, num_args = 1.., value_delimiter = ',')]
+    pub labels: Vec<String>,
+    /// Training data: .txt (packed text), .jsonl or .json (rows of text, prompt + completion, or instruction + output;
+    /// with --task classify or regress text, perhaps text_pair, and label); with a task of GLUE the directory of its
+    /// files.
     #[arg(long, num_args = 1.., required = true)]
     pub data: Vec<PathBuf>,
     /// Validation data; default: 5 % of the training data is held out, at most 64 blocks or rows.
@@ -37,6 +47,19 @@ pub struct Arguments {
     /// Probability of dropping an element of an adapter's input in training.
     #[arg(long, default_value_t = 0.0)]
     pub dropout: f32,
+    /// Modules to train as a whole beside the adapters; default: pooler and classifier, or score, for a
+    /// task with labels.
+    #[arg(long, num_args = 1.., value_delimiter = ',')]
+    pub modules_to_save: Vec<String>,
+    /// Dropout of hidden states in the model itself; default: as config.json says. DeBERTa only, like the next two.
+    #[arg(long)]
+    pub hidden_dropout: Option<f32>,
+    /// Dropout of attention probabilities; default: as config.json says.
+    #[arg(long)]
+    pub attention_dropout: Option<f32>,
+    /// Dropout before the classifier; default: as config.json says.
+    #[arg(long)]
+    pub classifier_dropout: Option<f32>,
     /// Highest learning rate.
     #[arg(long, default_value_t = 2e-3)]
     pub lr: f32,
@@ -64,8 +87,8 @@ pub struct Arguments {
     /// Batches whose gradients are averaged before a step.
     #[arg(long, default_value_t = 1)]
     pub grad_accumulation: u64,
-    /// Tokens in a sequence.
-    #[arg(long, default_value_t = 128, value_parser = positive)]
+    /// Tokens in a sequence; longer rows are cut.
+    #[arg(long, visible_alias = "max-length", default_value_t = 128, value_parser = positive)]
     pub seq: usize,
     /// Steps between evaluations; default: four over the run.
     #[arg(long)]
@@ -123,16 +146,38 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// What classifiers of any architecture put on top of the model they were made of.
+const HEADS: [&str; 3] = ["pooler", "classifier", "score"];
+
+/// Whether one of the modules is called so, or lies under one that is.
+fn has_module(modules: &[String], name: &str) -> bool {
+    modules.iter().any(|module| module.split('.').any(|part| part == name))
+}
+
 impl Arguments {
-    /// The adapter that is asked for.
-    pub fn lora_config(&self) -> LoraConfig {
+    /// The adapter that is asked for; `savable` are the modules that the model offers to train as a whole.
+    pub fn lora_config(&self, savable: &[String]) -> LoraConfig {
         let all = self.targets.iter().any(|target| target == "all-linear");
         LoraConfig {
             rank: self.rank,
             alpha: self.alpha.unwrap_or(2.0 * self.rank as f64),
             dropout: self.dropout,
             targets: if all { Targets::AllLinear } else { Targets::names(self.targets.clone()) },
+            modules_to_save: match self.modules_to_save.is_empty() && self.task != Task::Causal {
+                true => HEADS.iter().filter(|head| has_module(savable, head)).map(|head| head.to_string()).collect(),
+                false => self.modules_to_save.clone(),
+            },
             ..LoraConfig::default()
+        }
+    }
+
+    /// Dropout in the model itself, where it is not config.json's.
+    pub fn model_dropout(&self) -> DropoutOverrides {
+        DropoutOverrides {
+            hidden: self.hidden_dropout,
+            attention: self.attention_dropout,
+            pooler: None,
+            classifier: self.classifier_dropout,
         }
     }
 

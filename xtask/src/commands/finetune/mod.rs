@@ -1,6 +1,7 @@
 //! `finetune`: trains a LoRA adapter on a checkpoint and writes it as PEFT files.
 
 mod arguments;
+mod inputs;
 mod progress;
 
 use std::path::Path;
@@ -8,18 +9,20 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use autograd::{AdamW, AdamWConfig};
+use clap::ValueEnum;
 use lora::{
     AdapterOrigin, AdapterSet, Base, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
     WEIGHTS_FILE, evaluate, latest_checkpoint,
 };
-use models::Llama;
 use serde_json::json;
 
-pub use arguments::{Arguments, positive};
+pub use arguments::{Arguments, Precision, positive};
+use inputs::Inputs;
 use progress::Progress;
 
 use crate::Common;
-use crate::data::{Data, Shape, Sources};
+use crate::data::Sources;
+use crate::data::task::Task;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::loading::{self, lora_failure};
@@ -32,15 +35,9 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     interrupt::watch();
     check_output(arguments)?;
     let device = common.open_device(output)?;
-    let tokenizer = loading::tokenizer(&arguments.model)?;
-    let model = loading::model(&arguments.model, &device, arguments.dtype.weight_type(), output)?
-        .with_checkpointed_activations(arguments.checkpoint_activations);
-    let limit = model.config().max_position_embeddings;
-    if arguments.seq > limit {
-        return Err(Failure::input(format!("--seq {}: the model has {limit} positions", arguments.seq)));
-    }
-    let sources = read_data(arguments, common, &tokenizer)?;
-    let (adapters, origin) = starting_point(arguments, common, &model, output)?;
+    let Inputs { loaded, sources, judge } = inputs::read(arguments, common, &device, output)?;
+    let model = loaded.model();
+    let (adapters, origin) = starting_point(arguments, common, model, output)?;
     describe(&adapters, &sources, output);
 
     let options = training_options(arguments, common, &sources, &origin)?;
@@ -49,14 +46,19 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let started = Instant::now();
     let before = match arguments.resume {
         true => None,
-        false => Some(evaluate(&model, Some(&adapters), &*sources.validation).map_err(lora_failure)?),
+        false => Some(evaluate(model, Some(&adapters), &*sources.validation).map_err(lora_failure)?),
     };
     if let Some(Evaluation { loss, .. }) = &before {
         output.say(format!("validation loss before training: {loss:.4}"));
     }
-    let (trained, steps) = train(arguments, options, &model, adapters, &sources, output)?;
+    let (trained, steps) = train(arguments, options, model, adapters, &sources, output)?;
     trained.adapters.save(&arguments.out, &origin).map_err(lora_failure)?;
-    conclude(arguments, &trained, steps, before.map(|evaluation| evaluation.loss), started, &model, output)
+    let scores = judge.score(&loaded, Some(&trained.adapters), output)?;
+    let report = json!({
+        "command": "finetune", "task": arguments.task.to_possible_value().map(|task| task.get_name().to_string()),
+        "metrics": scores, "validation_loss_before": before.map(|evaluation| evaluation.loss),
+    });
+    conclude(arguments, &trained, steps, report, started, model, output)
 }
 
 /// Refuses to write over an adapter, before any work is done.
@@ -75,30 +77,22 @@ fn check_output(arguments: &Arguments) -> Outcome<()> {
     Ok(())
 }
 
-fn read_data(arguments: &Arguments, common: &Common, tokenizer: &models::Tokenizer) -> Outcome<Sources> {
-    let data = Data::read(&arguments.data, tokenizer)?;
-    let (training, validation) = match arguments.validation.is_empty() {
-        true => data.hold_out(arguments.seq),
-        false => (data, Data::read(&arguments.validation, tokenizer)?),
-    };
-    let shape = Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed };
-    training.sources(validation, shape, tokenizer.pad().or(tokenizer.eos()).unwrap_or(0))
-}
-
 fn starting_point(
     arguments: &Arguments,
     common: &Common,
-    model: &Llama,
+    model: &dyn Model,
     output: &Output,
 ) -> Outcome<(AdapterSet, AdapterOrigin)> {
     let base_model = Some(arguments.model.to_string_lossy().into_owned());
-    let origin = AdapterOrigin { base_model, task_type: Some("CAUSAL_LM".into()) };
+    let task_type = if arguments.task == Task::Causal { "CAUSAL_LM" } else { "SEQ_CLS" };
+    let origin = AdapterOrigin { base_model, task_type: Some(task_type.into()) };
     if let Some(directory) = &arguments.init_adapter {
         let (mut adapters, _) = loading::adapter(directory, model, output)?;
         adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;
         return Ok((adapters, origin));
     }
-    let adapters = AdapterSet::new(arguments.lora_config(), Base::of(model), model.device(), common.seed);
+    let adapters =
+        AdapterSet::new(arguments.lora_config(&model.savable_modules()), Base::of(model), model.device(), common.seed);
     Ok((adapters.map_err(lora_failure)?, origin))
 }
 
@@ -150,7 +144,7 @@ fn training_options(
 fn train(
     arguments: &Arguments,
     options: TrainingOptions,
-    model: &Llama,
+    model: &dyn Model,
     adapters: AdapterSet,
     sources: &Sources,
     output: &Output,
@@ -169,7 +163,7 @@ fn train(
     } else {
         MetricsWriter::create(&metrics)
     };
-    let progress = Progress::new(output, steps, trainer.steps_done());
+    let progress = Progress::new(output, steps, trainer.steps_done(), arguments.task == Task::Causal);
     let trainer = trainer.with_observer(metrics.map_err(lora_failure)?).with_observer(progress);
     let trained = trainer.run(&*sources.training, Some(&*sources.validation)).map_err(lora_failure)?;
     Ok((trained, steps))
@@ -179,21 +173,25 @@ fn conclude(
     arguments: &Arguments,
     trained: &Trained,
     steps: u64,
-    before: Option<f64>,
+    mut report: serde_json::Value,
     started: Instant,
-    model: &Llama,
+    model: &dyn Model,
     output: &Output,
 ) -> Outcome<ExitCode> {
     let seconds = started.elapsed().as_secs_f64();
     let out = arguments.out.display();
     let counters = model.device().counters();
     let best = trained.best.as_ref().map(|best| (best.step, best.loss));
-    output.result(&json!({
-        "command": "finetune", "out": arguments.out, "steps": trained.steps, "stopped": trained.stopped,
-        "validation_loss_before": before, "best_step": best.map(|(step, _)| step),
-        "best_validation_loss": best.map(|(_, loss)| loss), "seconds": seconds, "peak_bytes": counters.peak_bytes,
-        "device": model.device().to_string(),
-    }));
+    let facts = json!({
+        "out": arguments.out, "steps": trained.steps, "stopped": trained.stopped,
+        "best_step": best.map(|(step, _)| step), "best_validation_loss": best.map(|(_, loss)| loss),
+        "seconds": seconds, "peak_bytes": counters.peak_bytes, "device": model.device().to_string(),
+    });
+    if let (Some(report), serde_json::Value::Object(facts)) = (report.as_object_mut(), facts) {
+        report.extend(facts);
+    }
+    let before = report["validation_loss_before"].as_f64();
+    output.result(&report);
     if trained.stopped {
         return Err(Failure::Interrupted(format!(
             "interrupted after step {} of {steps}; the adapter so far is in {out}, and --resume goes on",

@@ -17,10 +17,12 @@ pub struct Progress<'a> {
     bar: ProgressBar,
     steps: u64,
     last_line: Instant,
+    /// Losses are those of tokens, so that their exponentials are perplexities.
+    of_tokens: bool,
 }
 
 impl<'a> Progress<'a> {
-    pub fn new(output: &'a Output, steps: u64, done: u64) -> Self {
+    pub fn new(output: &'a Output, steps: u64, done: u64, of_tokens: bool) -> Self {
         let interactive = output.is_interactive();
         let target = if interactive { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(steps), target);
@@ -29,7 +31,7 @@ impl<'a> Progress<'a> {
             bar.set_style(style);
         }
         bar.set_position(done);
-        Progress { output, bar, steps, last_line: Instant::now() }
+        Progress { output, bar, steps, last_line: Instant::now(), of_tokens }
     }
 
     fn say(&self, line: &str) {
@@ -55,13 +57,12 @@ impl Observer for Progress<'_> {
 
     fn on_evaluation(&mut self, report: &EvaluationReport) -> lora::Result<()> {
         let mark = if report.best { " (best so far)" } else { "" };
-        self.say(&format!(
-            "step {}/{}: validation loss {:.4}, perplexity {:.2}{mark}",
-            report.step,
-            self.steps,
-            report.loss,
-            report.loss.exp()
-        ));
+        let perplexity = match self.of_tokens {
+            true => format!(", perplexity {:.2}", report.loss.exp()),
+            false => String::new(),
+        };
+        let (step, steps, loss) = (report.step, self.steps, report.loss);
+        self.say(&format!("step {step}/{steps}: validation loss {loss:.4}{perplexity}{mark}"));
         Ok(())
     }
 
