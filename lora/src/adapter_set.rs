@@ -5,43 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use autograd::Parameters;
-use tensor::{DType, Device, Tensor, TensorError};
+use tensor::{DType, Device, Tensor};
 
+use crate::adapter::{Adapter, Factors};
 use crate::base::Base;
 use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 use crate::init;
+use crate::linear::row_norms;
+use crate::subtraction::InitialFactors;
 use crate::targets::ModuleShape;
-
-/// One module's adapter: where its factors are and how they are scaled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Adapter {
-    /// The module's path.
-    pub module: String,
-    /// Name of the factor A `[rank, inputs]` among the parameters: `<module>.lora_A.weight`.
-    pub a: String,
-    /// Name of the factor B `[outputs, rank]` among the parameters: `<module>.lora_B.weight`.
-    pub b: String,
-    /// Columns of the module's weight.
-    pub inputs: usize,
-    /// Rows of the module's weight.
-    pub outputs: usize,
-    /// Rank of the update.
-    pub rank: usize,
-    /// The factor s of `s·B·A`.
-    pub scaling: f32,
-}
-
-/// The two factors of one adapter.
-#[derive(Clone, Copy, Debug)]
-pub struct Factors<'a> {
-    /// A, f32 `[rank, inputs]`.
-    pub a: &'a Tensor,
-    /// B, f32 `[outputs, rank]`.
-    pub b: &'a Tensor,
-    /// The factor s of `s·B·A`.
-    pub scaling: f32,
-}
 
 /// A set of low-rank adapters: configuration, and the trainable tensors by PEFT's names (without its prefix): the factors
 /// of the adapters, and whole parameters of the modules in [`LoraConfig::modules_to_save`].
@@ -50,17 +23,19 @@ pub struct Factors<'a> {
 /// lives, an update in place has to copy what it changes.
 #[derive(Clone, Debug)]
 pub struct AdapterSet {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Clone, Debug)]
-struct Inner {
+pub(crate) struct Inner {
     config: LoraConfig,
     device: Device,
     adapters: BTreeMap<String, Adapter>,
     /// Names of the parameters that are trained as a whole: `<module>.weight`, `<module>.bias`.
     whole: BTreeSet<String>,
     parameters: Parameters,
+    /// What [`AdapterSet::subtract_initial_product`] froze.
+    pub(crate) subtracted: Option<InitialFactors>,
 }
 
 /// Where the values of a new set come from.
@@ -68,8 +43,11 @@ pub(crate) trait Values {
     /// A `[rank, inputs]` and B `[outputs, rank]` of one adapter.
     fn factors(&mut self, adapter: &Adapter) -> Result<(Tensor, Tensor)>;
 
-    /// A parameter that is trained as a whole; `initial` is its value in the frozen model, in f32.
-    fn whole(&mut self, name: &str, initial: Tensor) -> Result<Tensor>;
+    /// DoRA's magnitudes `[outputs]` of one adapter; `initial` makes those that the factors begin with.
+    fn magnitude(&mut self, adapter: &Adapter, initial: &dyn Fn() -> Result<Tensor>) -> Result<Tensor>;
+
+    /// A parameter of a module that is trained as a whole; `initial` is its value in the frozen model, in f32.
+    fn whole(&mut self, module: &str, parameter: &str, initial: Tensor) -> Result<Tensor>;
 }
 
 /// Values from a function of the adapter, and the frozen model's own for modules trained as a whole.
@@ -80,15 +58,21 @@ impl<F: FnMut(&Adapter) -> Result<(Tensor, Tensor)>> Values for FromFunction<F> 
         self.0(adapter)
     }
 
-    fn whole(&mut self, _: &str, initial: Tensor) -> Result<Tensor> {
+    fn magnitude(&mut self, _: &Adapter, initial: &dyn Fn() -> Result<Tensor>) -> Result<Tensor> {
+        initial()
+    }
+
+    fn whole(&mut self, _: &str, _: &str, initial: Tensor) -> Result<Tensor> {
         Ok(initial)
     }
 }
 
 impl AdapterSet {
-    /// Fresh adapters on the modules that the configuration targets: A is Kaiming-uniform, B is zero, so that the model
-    /// computes what it did before. The numbers depend on the seed and each factor's name only. Modules to be trained as a
-    /// whole begin as they are; for them, `base` must be [`Base::of`] a model.
+    /// Fresh adapters on the modules that the configuration targets, with factors from [`LoraConfig::init_lora_weights`]; by
+    /// default A is Kaiming-uniform and B is zero, so that the model computes what it did before. The numbers depend on the
+    /// seed and each factor's name, and on the weight where the initialiser starts from it; its product is then subtracted
+    /// ([`AdapterSet::subtract_initial_product`]). Modules to be trained as a whole begin as they are. For these, for DoRA
+    /// and for biases, `base` must be [`Base::of`] a model.
     ///
     /// # Errors
     /// [`LoraError::Target`] when a target matches no module, [`LoraError::Setting`], or the device's own errors.
@@ -96,7 +80,15 @@ impl AdapterSet {
         let base = base.into();
         config.targets.select_all(base.modules())?;
         base.saved_modules(&config.modules_to_save, true)?;
-        Self::from_factors(config, base, device, |adapter| init::fresh_factors(adapter, device, seed))
+        let initialisation = config.init_lora_weights;
+        let fresh = |adapter: &Adapter| {
+            init::fresh_factors(adapter, initialisation, base.weight(&adapter.module), device, seed)
+        };
+        let mut set = Self::build(config, &base, device, &mut FromFunction(fresh))?;
+        if initialisation.subtracts() {
+            set.subtract_initial_product()?;
+        }
+        Ok(set)
     }
 
     /// Adapters with given factors on the modules that the configuration targets: `factors` makes A `[rank, inputs]`
@@ -116,25 +108,38 @@ impl AdapterSet {
 
     pub(crate) fn build(config: LoraConfig, base: &Base, device: &Device, values: &mut dyn Values) -> Result<Self> {
         config.validate()?;
-        let (mut adapters, mut whole, mut parameters) = (BTreeMap::new(), BTreeSet::new(), Parameters::new());
         let saved = base.saved_modules(&config.modules_to_save, false)?;
-        for module in base.targeted(&config.targets, &saved)? {
-            let adapter = describe(&config, module)?;
+        let (mut adapters, mut parameters) = (BTreeMap::new(), Parameters::new());
+        let mut whole = Vec::new();
+        for module in base.targeted(&config, &saved)? {
+            let adapter = Adapter::describe(&config, module)?;
             let (a, b) = values.factors(&adapter)?;
-            check_factors(&adapter, &a, &b)?;
+            adapter.check_factors(&a, &b)?;
+            if let Some(name) = &adapter.magnitude {
+                let magnitude = values.magnitude(&adapter, &|| initial_magnitude(base, &adapter, &a, &b))?;
+                adapter.check(&magnitude, &[adapter.outputs])?;
+                parameters.insert(name.clone(), magnitude.to_device(device)?)?;
+            }
+            if config.train_bias && !adapter.embedding {
+                whole.extend(bias_of(base, &module.name)?.map(|bias| (module.name.as_str(), bias)));
+            }
             parameters.insert(adapter.a.clone(), a.to_device(device)?)?;
             parameters.insert(adapter.b.clone(), b.to_device(device)?)?;
             adapters.insert(module.name.clone(), adapter);
         }
-        for module in saved {
-            for (parameter, frozen) in base.parameters(module) {
-                let name = format!("{module}.{parameter}");
-                let value = values.whole(&name, frozen.to_device(device)?.cast(DType::F32)?)?;
-                parameters.insert(name.clone(), value)?;
-                whole.insert(name);
-            }
+        whole.extend(
+            saved.into_iter().flat_map(|module| base.parameters(module).iter().map(move |entry| (module, entry))),
+        );
+        let mut names = BTreeSet::new();
+        for (module, (parameter, frozen)) in whole {
+            let name = format!("{module}.{parameter}");
+            let value = values.whole(module, parameter, frozen.to_device(device)?.cast(DType::F32)?)?;
+            parameters.insert(name.clone(), value)?;
+            names.insert(name);
         }
-        Ok(AdapterSet { inner: Arc::new(Inner { config, device: device.clone(), adapters, whole, parameters }) })
+        let device = device.clone();
+        let inner = Inner { config, device, adapters, whole: names, parameters, subtracted: None };
+        Ok(AdapterSet { inner: Arc::new(inner) })
     }
 
     /// What the configuration would adapt, without making any factors: for counting parameters and memory.
@@ -143,7 +148,8 @@ impl AdapterSet {
     /// [`LoraError::Target`] when no module is targeted, or [`LoraError::Setting`].
     pub fn plan(config: &LoraConfig, modules: &[ModuleShape]) -> Result<Vec<Adapter>> {
         config.validate()?;
-        config.targets.select(modules)?.into_iter().map(|module| describe(config, module)).collect()
+        let base = Base::from(modules);
+        base.targeted(config, &[])?.into_iter().map(|module| Adapter::describe(config, module)).collect()
     }
 
     /// The configuration.
@@ -194,7 +200,7 @@ impl AdapterSet {
             .adapters
             .get(module)
             .ok_or_else(|| LoraError::Setting { setting: "module", message: format!("`{module}` has no adapter") })?;
-        check_factors(adapter, &a, &b)?;
+        adapter.check_factors(&a, &b)?;
         inner.parameters.insert(adapter.a.clone(), a.to_device(&inner.device)?)?;
         inner.parameters.insert(adapter.b.clone(), b.to_device(&inner.device)?)?;
         Ok(())
@@ -222,30 +228,27 @@ impl AdapterSet {
     }
 }
 
-fn describe(config: &LoraConfig, module: &ModuleShape) -> Result<Adapter> {
-    Ok(Adapter {
-        module: module.name.clone(),
-        a: format!("{}.lora_A.weight", module.name),
-        b: format!("{}.lora_B.weight", module.name),
-        inputs: module.inputs,
-        outputs: module.outputs,
-        rank: config.rank_of(&module.name)?,
-        scaling: config.scaling_of(&module.name)?,
-    })
+/// The row lengths of the weight with its update, which is what DoRA's magnitudes begin as.
+fn initial_magnitude(base: &Base, adapter: &Adapter, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let setting = |message: String| LoraError::Setting { setting: "use_dora", message };
+    if adapter.embedding {
+        return Err(setting(format!("`{}` is an embedding, and DoRA is for linear modules", adapter.module)));
+    }
+    let weight = base.weight(&adapter.module).ok_or_else(|| {
+        setting(format!("needs the weight of `{}`: make the set with `Base::of` the model", adapter.module))
+    })?;
+    Ok(row_norms(weight, &a.to_device(weight.device())?, &b.to_device(weight.device())?, adapter.scaling)?)
 }
 
-fn check_factors(adapter: &Adapter, a: &Tensor, b: &Tensor) -> Result<()> {
-    for (factor, shape) in [(a, [adapter.rank, adapter.inputs]), (b, [adapter.outputs, adapter.rank])] {
-        if factor.shape()[..] != shape {
-            let expected = format!("{shape:?} for the adapter of `{}`", adapter.module);
-            return Err(TensorError::Shape { operation: "adapter", expected, found: *factor.shape() }.into());
-        }
-        if factor.dtype() != DType::F32 {
-            let expected = "f32".into();
-            return Err(TensorError::DType { operation: "adapter", expected, found: factor.dtype() }.into());
-        }
+/// The bias of an adapted module, if it has one.
+fn bias_of<'b>(base: &'b Base, module: &str) -> Result<Option<&'b (String, Tensor)>> {
+    match base.parameters(module) {
+        [] => Err(LoraError::Setting {
+            setting: "bias",
+            message: format!("needs the parameters of `{module}`: make the set with `Base::of` the model"),
+        }),
+        parameters => Ok(parameters.iter().find(|(name, _)| name == "bias")),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use tensor::Tensor;
 
+use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 use crate::forward::Model;
+use crate::layers::LayerFilter;
 use crate::targets::{ModuleShape, Targets};
 
 /// A frozen model as adapters see it when they are made: its linear modules, and the values of parameters that could be
@@ -73,14 +75,24 @@ impl Base {
         Ok(chosen.map(String::as_str).collect())
     }
 
-    /// The modules that carry an adapter: those targeted. One that is trained as a whole cannot carry one too; a choice
+    /// The modules that carry an adapter: those targeted, in the chosen layers, and not excluded. One that is trained as a whole cannot carry one too; a choice
     /// of all linear modules leaves it out, as PEFT does with the heads of classifiers.
     ///
     /// # Errors
     /// [`LoraError::Target`] when there is none, [`LoraError::Setting`] for a module that is named as both.
-    pub(crate) fn targeted(&self, targets: &Targets, saved: &[&str]) -> Result<Vec<&ModuleShape>> {
-        let mut chosen = targets.select(&self.modules)?;
-        if *targets == Targets::AllLinear {
+    pub(crate) fn targeted(&self, config: &LoraConfig, saved: &[&str]) -> Result<Vec<&ModuleShape>> {
+        let mut chosen = config.targets.select(&self.modules)?;
+        let excluded = config.exclude_modules.as_ref().map(Targets::matcher).transpose()?;
+        let layers = LayerFilter::of(config)?;
+        chosen.retain(|module| !excluded.as_ref().is_some_and(|excluded| excluded.matches(module)));
+        chosen.retain(|module| layers.as_ref().is_none_or(|layers| layers.keeps(module)));
+        if chosen.is_empty() {
+            return Err(LoraError::Setting {
+                setting: "target_modules",
+                message: "exclude_modules and layers_to_transform leave none of the targeted modules".into(),
+            });
+        }
+        if config.targets == Targets::AllLinear {
             chosen.retain(|module| !saved.contains(&module.name.as_str()));
         }
         match chosen.iter().find(|module| saved.contains(&module.name.as_str())) {
@@ -156,9 +168,14 @@ pub(crate) mod tests {
     #[test]
     fn a_module_is_adapted_or_trained_as_a_whole() {
         let base = with_head(&Device::cpu());
-        let all = base.targeted(&Targets::AllLinear, &["classifier"]).unwrap();
+        let all = base.targeted(&LoraConfig::default(), &["classifier"]).unwrap();
         assert_eq!(all.iter().map(|module| module.name.as_str()).collect::<Vec<_>>(), ["layers.0.query"]);
-        let error = base.targeted(&Targets::names(["query", "classifier"]), &["classifier"]).unwrap_err().to_string();
+        let named = LoraConfig { targets: Targets::names(["query", "classifier"]), ..LoraConfig::default() };
+        let error = base.targeted(&named, &["classifier"]).unwrap_err().to_string();
         assert!(error.contains("`classifier` is to be trained as a whole"), "{error}");
+        let excluding = |name: &str| LoraConfig { exclude_modules: Some(Targets::names([name])), ..named.clone() };
+        assert_eq!(base.targeted(&excluding("query"), &[]).unwrap().len(), 1);
+        let nothing = LoraConfig { layers_to_transform: vec![3], ..excluding("classifier") };
+        assert!(base.targeted(&nothing, &[]).unwrap_err().to_string().contains("leave none of the targeted"));
     }
 }

@@ -4,6 +4,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::error::{LoraError, Result};
+use crate::init::Initialisation;
+use crate::layers::LayerFilter;
 use crate::targets::{Targets, compile_override};
 
 /// The hyper-parameters of a set of low-rank adapters, with the meaning they have in PEFT.
@@ -29,6 +31,19 @@ pub struct LoraConfig {
     /// Modules that are trained as a whole beside the adapters, such as the head of a classifier: by the end of their
     /// path, or by the path of something they lie under.
     pub modules_to_save: Vec<String>,
+    /// Weight-decomposed adaptation (DoRA): the rows of `W + s·B·A` keep their direction, and their lengths are trained. Linear
+    /// modules only.
+    pub use_dora: bool,
+    /// Trains the biases of adapted linear modules as well (`bias` of PEFT: `lora_only`).
+    pub train_bias: bool,
+    /// Numbers of the layers that carry adapters; all if empty. For targets by name.
+    pub layers_to_transform: Vec<usize>,
+    /// Names of the list of layers that the numbers count in, such as `layers`; any if empty.
+    pub layers_pattern: Vec<String>,
+    /// Modules that carry no adapter although they are targeted.
+    pub exclude_modules: Option<Targets>,
+    /// How fresh factors begin.
+    pub init_lora_weights: Initialisation,
 }
 
 impl Default for LoraConfig {
@@ -43,6 +58,12 @@ impl Default for LoraConfig {
             alpha_pattern: Overrides::default(),
             use_rslora: false,
             modules_to_save: Vec::new(),
+            use_dora: false,
+            train_bias: false,
+            layers_to_transform: Vec::new(),
+            layers_pattern: Vec::new(),
+            exclude_modules: None,
+            init_lora_weights: Initialisation::Kaiming,
         }
     }
 }
@@ -70,6 +91,18 @@ impl LoraConfig {
         if self.modules_to_save.iter().any(String::is_empty) {
             return setting("modules_to_save", "a name is empty".into());
         }
+        if self.use_dora && self.init_lora_weights.subtracts() {
+            let message =
+                format!("`{}` changes the weight whose lengths use_dora trains; choose one", self.init_lora_weights);
+            return setting("init_lora_weights", message);
+        }
+        if !self.layers_to_transform.is_empty() && !matches!(self.targets, Targets::Names(_)) {
+            // PEFT refuses to read such an adapter.
+            let message = "goes with targets by name; give names, or a pattern of whole paths without it".into();
+            return setting("layers_to_transform", message);
+        }
+        self.exclude_modules.as_ref().map(Targets::matcher).transpose()?;
+        LayerFilter::of(self)?;
         self.targets.matcher().map(|_| ())
     }
 
@@ -219,6 +252,16 @@ mod tests {
         assert!(refused(|c| c.dropout = 1.0).starts_with("dropout:"));
         assert!(refused(|c| c.rank_pattern = [("(".to_string(), 1)].into_iter().collect()).contains("("));
         assert!(refused(|c| c.targets = Targets::Names(Vec::new())).starts_with("target_modules:"));
+        assert!(refused(|c| c.layers_to_transform = vec![1]).contains("targets by name"));
+        assert!(
+            refused(|c| {
+                c.targets = Targets::names(["q"]);
+                (c.layers_to_transform, c.layers_pattern) = (vec![1], vec!["(".into()]);
+            })
+            .contains("layers_pattern")
+        );
+        assert!(refused(|c| c.exclude_modules = Some(Targets::Pattern("(".into()))).contains("target_modules"));
+        assert!(refused(|c| (c.use_dora, c.init_lora_weights) = (true, Initialisation::Olora)).contains("`olora`"));
         LoraConfig::default().validate().unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! What a forward pass needs to know besides its input, and what the engine needs to know of a model.
 
 use autograd::{Tape, Var};
-use tensor::{Device, RandomKey, Tensor};
+use tensor::{Device, RandomKey, Tensor, TensorError};
 
 use crate::adapter_set::AdapterSet;
 use crate::batch::Batch;
@@ -10,7 +10,7 @@ use crate::targets::ModuleShape;
 
 /// A model as training, evaluation and restoration see it: linear modules with names, and a loss.
 pub trait Model {
-    /// Every linear module that can carry an adapter.
+    /// Every linear module and embedding that can carry an adapter.
     fn modules(&self) -> Vec<ModuleShape>;
 
     /// The mean loss over the batch's valid labels: a scalar.
@@ -65,6 +65,16 @@ impl Forward {
             Some(trained) => self.tape.leaf(name, trained),
             None => Var::constant(base.clone()),
         }
+    }
+
+    /// A trainable tensor of a set as a leaf.
+    pub(crate) fn leaf(&self, set: &AdapterSet, name: &str) -> tensor::Result<Var> {
+        // A set holds all tensors of each of its adapters; one could only be missing because it was removed by hand.
+        let tensor = set.parameters().get(name).ok_or_else(|| TensorError::InvalidArgument {
+            operation: "adapter",
+            message: format!("the parameter `{name}` is gone from the adapter set"),
+        })?;
+        Ok(self.tape.leaf(name, tensor))
     }
 
     /// Activation checkpointing, see [`Tape::checkpoint`]: `segment` runs under the same circumstances, but on the tape

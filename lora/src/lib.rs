@@ -28,32 +28,40 @@
 //! RefLoRA and ReLoRA enter it.
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod adapter_set;
 mod base;
 mod batch;
+mod combine;
 mod config;
+mod embedding;
 mod error;
 mod files;
 mod forward;
 mod init;
 mod labelled;
+mod layers;
 mod linear;
 mod merge;
 mod metrics;
 mod peft;
 mod peft_config;
 mod sources;
+mod subtraction;
 mod targets;
 mod trainer;
 
-pub use adapter_set::{Adapter, AdapterSet, Factors};
+pub use adapter::{Adapter, Factors};
+pub use adapter_set::AdapterSet;
 pub use base::Base;
 pub use batch::{Batch, BatchSource, HostBatch, IGNORED, LabelKind};
+pub use combine::Combination;
 pub use config::{LoraConfig, Overrides};
+pub use embedding::Embedding;
 pub use error::{LoraError, Result};
 pub use files::{write_whole, write_whole_with};
 pub use forward::{DropoutSource, Forward, Model};
-pub use init::kaiming_uniform;
+pub use init::{Initialisation, kaiming_uniform};
 pub use labelled::{LabelledSequences, SequenceLabels};
 pub use linear::Linear;
 pub use metrics::MetricsWriter;

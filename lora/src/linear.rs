@@ -1,14 +1,20 @@
 //! The linear layer that may carry an adapter: one differentiation rule for both.
 
 use autograd::{Var, record};
-use tensor::{RandomKey, Result, Tensor, TensorError};
+use tensor::{Result, Tensor, TensorError};
 
-use crate::adapter_set::{Adapter, AdapterSet};
+use self::adapted::{Dropout, Update};
+use crate::adapter::Adapter;
+use crate::adapter_set::AdapterSet;
 use crate::forward::Forward;
 use crate::targets::ModuleShape;
 
+mod adapted;
+mod decomposed;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use decomposed::row_norms;
 
 /// A frozen linear layer, `y = x·Wᵀ + bias`, plus `s·(dropout(x)·Aᵀ)·Bᵀ` where the pass has an adapter for its name. Where
 /// the pass has trained copies of its weight and bias, these take their place.
@@ -116,11 +122,6 @@ impl Linear {
         shape
     }
 
-    /// x·Wᵀ + bias for x `[rows, inputs]`.
-    fn base(&self, x: &Tensor) -> Result<Tensor> {
-        product(x, &self.weight, self.bias.as_ref())
-    }
-
     /// The layer without an adapter, with a weight and bias of the shapes of its own: dx = dy·W, dW = dyᵀ·x, and the bias's
     /// gradient is the sum of dy's rows. Keeps x only for the weight's sake.
     fn plain(&self, x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
@@ -142,39 +143,20 @@ impl Linear {
     }
 
     fn adapted(&self, forward: &Forward, x: &Var, set: &AdapterSet, adapter: &Adapter) -> Result<Var> {
-        // A set holds both factors of each of its adapters; one could only be missing because it was removed by hand.
-        let factor = |name: &str| {
-            set.parameters().get(name).ok_or_else(|| TensorError::InvalidArgument {
-                operation: "linear",
-                message: format!("the parameter `{name}` is gone from the adapter set"),
-            })
-        };
-        let a = forward.tape.leaf(&adapter.a, factor(&adapter.a)?);
-        let b = forward.tape.leaf(&adapter.b, factor(&adapter.b)?);
+        let (a, b) = (forward.leaf(set, &adapter.a)?, forward.leaf(set, &adapter.b)?);
+        let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
         let probability = set.config().dropout;
         let dropout = forward.dropout.filter(|_| probability > 0.0);
-        let dropout = dropout.map(|source| Dropout { probability, key: source.key(&self.name) });
-        self.with_factors(x, &a, &b, adapter.scaling, dropout)
-    }
-
-    /// The layer with its adapter as one recorded operation; see [`AdaptedRule`].
-    fn with_factors(&self, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Option<Dropout>) -> Result<Var> {
-        let flat = self.flatten(x)?;
-        let h = Dropout::apply(dropout, &flat)?.matmul(&a.tensor().t()?)?;
-        let output = self.base(&flat)?.matmul_accumulate(&h, &b.tensor().t()?, scaling)?;
-        let output = output.reshape(&self.output_shape(x))?;
-        let rule = AdaptedRule {
-            x: flat,
-            h,
-            a: a.tensor().clone(),
-            b: b.tensor().clone(),
-            weight: self.weight.clone(),
-            scaling,
-            dropout,
-            input_shape: x.shape().to_vec(),
-            input_needs_gradient: x.requires_gradient(),
+        let subtracted = set.subtracted_product(&self.name).map(|initial| (initial.a.clone(), initial.b.clone()));
+        let update = Update {
+            scaling: adapter.scaling,
+            dropout: dropout.map(|source| Dropout { probability, key: source.key(&self.name) }),
+            subtracted,
         };
-        Ok(record("linear with adapter", &[x, a, b], output, move |dy| rule.backward(dy)))
+        match &adapter.magnitude {
+            Some(name) => self.decomposed(x, [&a, &b, &forward.leaf(set, name)?], bias.as_ref(), update),
+            None => self.with_factors(x, &a, &b, bias.as_ref(), update),
+        }
     }
 }
 
@@ -184,62 +166,5 @@ fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
     match bias {
         Some(bias) => y.add(bias),
         None => Ok(y),
-    }
-}
-
-/// One place's dropout in one pass.
-#[derive(Clone, Copy)]
-struct Dropout {
-    probability: f32,
-    key: RandomKey,
-}
-
-impl Dropout {
-    fn apply(dropout: Option<Self>, x: &Tensor) -> Result<Tensor> {
-        match dropout {
-            Some(Dropout { probability, key }) => x.dropout(probability, key),
-            None => Ok(x.clone()),
-        }
-    }
-}
-
-/// The derivative of `y = x·Wᵀ + bias + s·h·Bᵀ` with `h = D(x)·Aᵀ`, D being dropout (which is its own adjoint).
-///
-/// - `g = s·dy·B`, of shape `[rows, rank]`
-/// - `dB = s·dyᵀ·h`
-/// - `dA = gᵀ·D(x)`
-/// - `dx = dy·W + D(g·A)`
-///
-/// x is shared with the layer's siblings and D(x) is computed again, so that dropout costs no memory. W + s·B·A is never
-/// formed.
-struct AdaptedRule {
-    x: Tensor,
-    h: Tensor,
-    a: Tensor,
-    b: Tensor,
-    weight: Tensor,
-    scaling: f32,
-    dropout: Option<Dropout>,
-    input_shape: Vec<usize>,
-    input_needs_gradient: bool,
-}
-
-impl AdaptedRule {
-    fn backward(self, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let dy = dy.reshape(&[self.x.shape()[0], self.weight.shape()[0]])?;
-        let db = dy.t()?.matmul(&self.h)?.affine(self.scaling, 0.0)?;
-        drop(self.h);
-        let g = dy.matmul(&self.b)?.affine(self.scaling, 0.0)?;
-        let da = g.t()?.matmul(&Dropout::apply(self.dropout, &self.x)?)?;
-        drop(self.x);
-        if !self.input_needs_gradient {
-            return Ok(vec![None, Some(da), Some(db)]);
-        }
-        let dx = dy.matmul(&self.weight)?;
-        let dx = match self.dropout {
-            None => dx.matmul_accumulate(&g, &self.a, 1.0)?,
-            Some(_) => dx.add(&Dropout::apply(self.dropout, &g.matmul(&self.a)?)?)?,
-        };
-        Ok(vec![Some(dx.reshape(&self.input_shape)?), Some(da), Some(db)])
     }
 }

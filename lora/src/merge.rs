@@ -2,11 +2,13 @@
 
 use tensor::{DType, Tensor};
 
+use crate::adapter::Factors;
 use crate::adapter_set::AdapterSet;
 use crate::error::{LoraError, Result};
 
 impl AdapterSet {
-    /// `W + s·B·A` for the module's adapter, summed in f32 and rounded once to the weight's own type; the trained weight,
+    /// `W + s·B·A` for the module's adapter (less an initial product that is subtracted, and scaled to the trained row lengths
+    /// for DoRA), summed in f32 and rounded once to the weight's own type; the trained weight,
     /// rounded to the type of the frozen one, where the module is trained as a whole; else the weight itself.
     ///
     /// # Errors
@@ -36,17 +38,34 @@ impl AdapterSet {
     /// there is no other way where a module is trained as a whole.
     ///
     /// # Errors
-    /// As [`AdapterSet::merge`].
+    /// As [`AdapterSet::merge`]; and [`LoraError::Setting`] for DoRA, whose merged weight no longer says how long the rows
+    /// were.
     pub fn unmerge(&self, module: &str, weight: &Tensor) -> Result<Tensor> {
+        if self.adapter(module).is_some_and(|adapter| adapter.magnitude.is_some()) {
+            let message = "a merged DoRA adapter cannot be taken out again; keep the base".into();
+            return Err(LoraError::Setting { setting: "use_dora", message });
+        }
         self.shifted(module, weight, -1.0)
     }
 
     fn shifted(&self, module: &str, weight: &Tensor, sign: f32) -> Result<Tensor> {
-        let Some(factors) = self.factors(module) else {
+        let (Some(adapter), Some(factors)) = (self.adapter(module), self.factors(module)) else {
             return Ok(weight.clone());
         };
         let scaling = sign * factors.scaling;
-        let sum = weight.cast(DType::F32)?.matmul_accumulate(factors.b, factors.a, scaling)?;
+        // An embedding's weight is [inputs, outputs], so its update is (B·A)ᵀ.
+        let add = |sum: Tensor, Factors { a, b, .. }: Factors<'_>, scaling: f32| match adapter.embedding {
+            false => sum.matmul_accumulate(b, a, scaling),
+            true => sum.matmul_accumulate(&a.t()?, &b.t()?, scaling),
+        };
+        let mut sum = add(weight.cast(DType::F32)?, factors, scaling)?;
+        if let Some(initial) = self.subtracted_product(module) {
+            sum = add(sum, initial, -scaling)?;
+        }
+        if let Some(magnitude) = adapter.magnitude.as_ref().and_then(|name| self.parameters().get(name)) {
+            let norms = sum.square()?.sum(&[1], false)?.sqrt()?;
+            sum = sum.mul(&magnitude.div(&norms)?.unsqueeze(1)?)?;
+        }
         finite(&format!("{module}.weight"), "the adapter", sum.cast(weight.dtype())?)
     }
 }

@@ -2,15 +2,21 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tensor::{DType, Device, Tensor};
 
-use crate::adapter_set::{Adapter, AdapterSet, Values};
+use crate::adapter::Adapter;
+use crate::adapter_set::{AdapterSet, Values};
 use crate::base::Base;
+use crate::config::LoraConfig;
 use crate::error::{LoraError, Result};
 use crate::files::write_whole;
-use crate::peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
+use crate::peft_config::{
+    AdapterOrigin, read_adapter_config, read_training_config, write_adapter_config, write_training_config,
+};
+use crate::subtraction::InitialFactors;
 
 #[cfg(test)]
 mod tests;
@@ -26,12 +32,35 @@ const PREFIX: &str = "base_model.model.";
 impl AdapterSet {
     /// Writes the adapter as a PEFT directory. Each file is written whole or not at all, the configuration last.
     ///
+    /// Where an initial product is subtracted, the file holds an adapter of twice the rank that does the same on the
+    /// untouched base, and says so in its metadata: [`AdapterSet::load`] then gives back the set as it is here, so that
+    /// training can go on.
+    ///
     /// # Errors
     /// [`LoraError::File`], or the device's own errors.
     pub fn save(&self, directory: &Path, origin: &AdapterOrigin) -> Result<()> {
-        let named = self.parameters().iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor));
-        write_tensors(&directory.join(WEIGHTS_FILE), named)?;
-        write_whole(&directory.join(CONFIG_FILE), write_adapter_config(self.config(), origin)?.as_bytes())
+        let mut named = Vec::new();
+        for adapter in self.adapters() {
+            let Some(factors) = self.plain_factors(&adapter.module) else { continue };
+            let (a, b) = factors?;
+            named.extend([(format!("{PREFIX}{}", adapter.a), a), (format!("{PREFIX}{}", adapter.b), b)]);
+            let magnitude = adapter.magnitude.as_ref().and_then(|name| Some((name, self.parameters().get(name)?)));
+            named.extend(magnitude.map(|(name, magnitude)| (format!("{PREFIX}{name}"), magnitude.clone())));
+        }
+        for name in self.whole_parameters() {
+            let (Some(tensor), Some((module, parameter))) = (self.whole_parameter(name), name.rsplit_once('.')) else {
+                continue;
+            };
+            let name = stored_name(module, parameter, self.adapter(module).is_some());
+            named.push((format!("{PREFIX}{name}"), tensor.clone()));
+        }
+        let mut metadata = HashMap::new();
+        if self.inner.subtracted.is_some() {
+            metadata.insert(TRAINING_CONFIG.to_string(), write_training_config(self.config(), origin)?);
+        }
+        let tensors = named.iter().map(|(name, tensor)| (name, tensor));
+        write_tensors_with(&directory.join(WEIGHTS_FILE), tensors, metadata)?;
+        write_whole(&directory.join(CONFIG_FILE), write_adapter_config(&self.plain_config(), origin)?.as_bytes())
     }
 
     /// Reads a PEFT directory as adapters of a model. Every tensor of the file must be used, every adapter must find its
@@ -46,31 +75,70 @@ impl AdapterSet {
         let (config, origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
         let path = directory.join(WEIGHTS_FILE);
         let bytes = read_weights(&path)?;
-        let mut stored = StoredValues { file: TensorFile::parse(&path, &bytes)?, device };
-        let set = Self::build(config, &base.into(), device, &mut stored)?;
+        let file = TensorFile::parse(&path, &bytes)?;
+        // A configuration that was changed since no longer belongs to what the metadata says.
+        let training = training_config(&path, &bytes)?;
+        let training =
+            training.filter(|training| 2 * training.rank == config.rank && training.targets == config.targets);
+        let mut stored = StoredValues { file, device, initial: training.is_some().then(InitialFactors::new) };
+        let mut set = Self::build(training.unwrap_or(config), &base.into(), device, &mut stored)?;
         stored.file.finish()?;
+        Arc::make_mut(&mut set.inner).subtracted = stored.initial;
         Ok((set, origin))
     }
+}
+
+/// Entry of the file's metadata with the configuration of a set whose initial product is subtracted.
+const TRAINING_CONFIG: &str = "subtracted_initial_product";
+
+fn training_config(path: &Path, bytes: &[u8]) -> Result<Option<LoraConfig>> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| LoraError::format(path, error))?;
+    match metadata.metadata().as_ref().and_then(|entries| entries.get(TRAINING_CONFIG)) {
+        Some(text) => read_training_config(path, text).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Name of a parameter that is trained as a whole. PEFT has the frozen layer of an adapted module inside the adapter's.
+fn stored_name(module: &str, parameter: &str, adapted: bool) -> String {
+    if adapted { format!("{module}.base_layer.{parameter}") } else { format!("{module}.{parameter}") }
 }
 
 /// The values of an adapter that was saved.
 struct StoredValues<'a> {
     file: TensorFile<'a>,
     device: &'a Device,
+    /// Gathers the second halves of the factors, where these hold a subtracted product.
+    initial: Option<InitialFactors>,
 }
 
 impl Values for StoredValues<'_> {
     fn factors(&mut self, adapter: &Adapter) -> Result<(Tensor, Tensor)> {
         // Where the output head or an embedding is adapted, PEFT stores its frozen weight as well.
-        let base = format!("{PREFIX}{}.base_layer.weight", adapter.module);
-        self.file.ignore(&base, &[adapter.outputs, adapter.inputs])?;
-        let a = self.file.take(&format!("{PREFIX}{}", adapter.a), &[adapter.rank, adapter.inputs], self.device)?;
-        let b = self.file.take(&format!("{PREFIX}{}", adapter.b), &[adapter.outputs, adapter.rank], self.device)?;
-        Ok((a, b))
+        let base = format!("{PREFIX}{}", stored_name(&adapter.module, "weight", true));
+        self.file.ignore(&base, &adapter.weight_shape())?;
+        let rank = adapter.rank;
+        let stored = if self.initial.is_some() { 2 * rank } else { rank };
+        let a = self.file.take(&format!("{PREFIX}{}", adapter.a), &[stored, adapter.inputs], self.device)?;
+        let b = self.file.take(&format!("{PREFIX}{}", adapter.b), &[adapter.outputs, stored], self.device)?;
+        let Some(initial) = &mut self.initial else {
+            return Ok((a, b));
+        };
+        let frozen = (a.slice(0, rank, stored)?.contiguous()?, b.slice(1, rank, stored)?.neg()?.contiguous()?);
+        initial.insert(adapter.module.clone(), frozen);
+        Ok((a.slice(0, 0, rank)?.contiguous()?, b.slice(1, 0, rank)?.contiguous()?))
     }
 
-    fn whole(&mut self, name: &str, initial: Tensor) -> Result<Tensor> {
-        self.file.take(&format!("{PREFIX}{name}"), initial.shape(), self.device)
+    fn magnitude(&mut self, adapter: &Adapter, _: &dyn Fn() -> Result<Tensor>) -> Result<Tensor> {
+        let name = adapter.magnitude.as_deref().unwrap_or_default();
+        self.file.take(&format!("{PREFIX}{name}"), &[adapter.outputs], self.device)
+    }
+
+    fn whole(&mut self, module: &str, parameter: &str, initial: Tensor) -> Result<Tensor> {
+        let [plain, inside] =
+            [false, true].map(|adapted| format!("{PREFIX}{}", stored_name(module, parameter, adapted)));
+        let name = if self.file.tensors.contains_key(&inside) { inside } else { plain };
+        self.file.take(&name, initial.shape(), self.device)
     }
 }
 
@@ -158,9 +226,9 @@ impl<'a> TensorFile<'a> {
             return Ok(());
         };
         let advice = if name.contains(".lora_magnitude_vector") {
-            "it is part of a DoRA adapter, which is not supported"
+            "it is part of a DoRA adapter, and `use_dora` of the configuration is not set"
         } else if name.contains(".lora_embedding_") {
-            "adapters of embeddings are not supported"
+            "the model has no such embedding, or the configuration does not target it"
         } else if name.contains(".lora_") {
             "the model has no such linear module, or the configuration does not target it"
         } else {
@@ -180,6 +248,18 @@ pub(crate) fn write_tensors<'t, S>(path: &Path, named: impl IntoIterator<Item = 
 where
     S: AsRef<str> + Ord + std::fmt::Display,
 {
+    write_tensors_with(path, named, HashMap::new())
+}
+
+/// As [`write_tensors`], with entries for the file's metadata.
+fn write_tensors_with<'t, S>(
+    path: &Path,
+    named: impl IntoIterator<Item = (S, &'t Tensor)>,
+    mut metadata: HashMap<String, String>,
+) -> Result<()>
+where
+    S: AsRef<str> + Ord + std::fmt::Display,
+{
     let mut stored = Vec::new();
     for (name, tensor) in named {
         stored.push((name, tensor.shape().to_vec(), stored_type(tensor.dtype()), little_endian_bytes(tensor)?));
@@ -190,7 +270,7 @@ where
     });
     let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
     // Python's loaders ask for this entry to know which framework's layout it is.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    metadata.insert("format".to_string(), "pt".to_string());
     let bytes = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
     write_whole(path, &bytes.map_err(|error| LoraError::format(path, error))?)
 }

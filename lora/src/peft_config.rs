@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{LoraConfig, Overrides};
 use crate::error::{LoraError, Result};
+use crate::init::Initialisation;
 use crate::targets::Targets;
 
 /// What a PEFT directory says about an adapter besides its hyper-parameters.
@@ -63,6 +64,9 @@ struct Fields {
     target_modules: Value,
     #[serde(default)]
     task_type: Option<String>,
+    /// Known to PEFT from 0.14 on, so only written where it says something.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    exclude_modules: Value,
     #[serde(default)]
     use_dora: Option<bool>,
     #[serde(default)]
@@ -79,17 +83,37 @@ struct Fields {
 pub fn read_adapter_config(path: &Path) -> Result<(LoraConfig, AdapterOrigin)> {
     let text = std::fs::read_to_string(path).map_err(|error| LoraError::file(path, error))?;
     let fields: Fields = serde_json::from_str(&text).map_err(|error| LoraError::format(path, error))?;
+    refuse_shifted_base(path, &fields)?;
+    read_fields(path, fields)
+}
+
+/// Reads the text that [`write_training_config`] made for the adapter file at `path`.
+pub(crate) fn read_training_config(path: &Path, text: &str) -> Result<LoraConfig> {
+    let fields: Fields = serde_json::from_str(text).map_err(|error| LoraError::format(path, error))?;
+    Ok(read_fields(path, fields)?.0)
+}
+
+fn read_fields(path: &Path, fields: Fields) -> Result<(LoraConfig, AdapterOrigin)> {
     refuse_unsupported(path, &fields)?;
     let alpha = fields.lora_alpha.as_f64();
     let config = LoraConfig {
         rank: fields.r,
         alpha: alpha.ok_or_else(|| LoraError::format(path, "`lora_alpha` is not a number"))?,
         dropout: fields.lora_dropout.unwrap_or(0.0),
-        targets: read_targets(path, &fields.target_modules)?,
+        targets: read_targets(path, "target_modules", &fields.target_modules)?,
         rank_pattern: fields.rank_pattern.unwrap_or_default(),
         alpha_pattern: fields.alpha_pattern.unwrap_or_default(),
         use_rslora: fields.use_rslora.unwrap_or(false),
         modules_to_save: read_names(path, "modules_to_save", &fields.modules_to_save)?,
+        use_dora: fields.use_dora.unwrap_or(false),
+        train_bias: fields.bias.as_deref() == Some("lora_only"),
+        layers_to_transform: read_layers(path, &fields.layers_to_transform)?,
+        layers_pattern: read_names(path, "layers_pattern", &fields.layers_pattern)?,
+        exclude_modules: match &fields.exclude_modules {
+            value if unused(value) => None,
+            value => Some(read_targets(path, "exclude_modules", value)?),
+        },
+        init_lora_weights: read_initialisation(&fields.init_lora_weights),
     };
     config.validate().map_err(|error| LoraError::format(path, error))?;
     let named = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -103,18 +127,37 @@ pub fn read_adapter_config(path: &Path) -> Result<(LoraConfig, AdapterOrigin)> {
 /// # Errors
 /// [`LoraError::Format`] when the values cannot be written as JSON.
 pub fn write_adapter_config(config: &LoraConfig, origin: &AdapterOrigin) -> Result<String> {
+    // Where PEFT reads one of the others, it takes the weights apart again or does not know the name.
+    let initialisation = match config.init_lora_weights {
+        Initialisation::Gaussian => Value::from("gaussian"),
+        Initialisation::Random => Value::Bool(false),
+        _ => Value::Bool(true),
+    };
+    write_fields(config, origin, initialisation)
+}
+
+/// The configuration of a set whose initial product is subtracted, with its own rank and initialiser: what
+/// [`crate::AdapterSet::load`] needs beside the file that PEFT reads.
+pub(crate) fn write_training_config(config: &LoraConfig, origin: &AdapterOrigin) -> Result<String> {
+    write_fields(config, origin, Value::from(config.init_lora_weights.to_string()))
+}
+
+fn write_fields(config: &LoraConfig, origin: &AdapterOrigin, initialisation: Value) -> Result<String> {
     let fields = Fields {
         alpha_pattern: Some(config.alpha_pattern.clone()),
         auto_mapping: Value::Null,
         // PEFT opens this path when no base is given; an empty text means "none" to it.
         base_model_name_or_path: Some(origin.base_model.clone().unwrap_or_default()),
-        bias: Some("none".into()),
+        bias: Some(if config.train_bias { "lora_only" } else { "none" }.into()),
         fan_in_fan_out: Some(false),
         inference_mode: Some(true),
-        init_lora_weights: Value::Bool(true),
+        init_lora_weights: initialisation,
         layer_replication: Value::Null,
-        layers_pattern: Value::Null,
-        layers_to_transform: Value::Null,
+        layers_pattern: names_or_null(&config.layers_pattern),
+        layers_to_transform: match &config.layers_to_transform[..] {
+            [] => Value::Null,
+            layers => layers.iter().copied().map(Value::from).collect(),
+        },
         loftq_config: Value::Object(Map::new()),
         lora_alpha: number(config.alpha),
         lora_dropout: Some(config.dropout),
@@ -125,13 +168,10 @@ pub fn write_adapter_config(config: &LoraConfig, origin: &AdapterOrigin) -> Resu
         r: config.rank,
         rank_pattern: Some(config.rank_pattern.clone()),
         revision: Value::Null,
-        target_modules: match &config.targets {
-            Targets::Names(names) => names.iter().cloned().map(Value::String).collect(),
-            Targets::Pattern(pattern) => Value::String(pattern.clone()),
-            Targets::AllLinear => Value::String("all-linear".into()),
-        },
+        target_modules: write_targets(&config.targets),
         task_type: origin.task_type.clone(),
-        use_dora: Some(false),
+        exclude_modules: config.exclude_modules.as_ref().map_or(Value::Null, write_targets),
+        use_dora: Some(config.use_dora),
         use_rslora: Some(config.use_rslora),
         others: Map::new(),
     };
@@ -144,8 +184,8 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() <= EXACT { Value::from(value as i64) } else { Value::from(value) }
 }
 
-fn read_targets(path: &Path, value: &Value) -> Result<Targets> {
-    let wrong = || LoraError::format(path, "`target_modules` must be a list of names, a pattern or \"all-linear\"");
+fn read_targets(path: &Path, setting: &str, value: &Value) -> Result<Targets> {
+    let wrong = || LoraError::format(path, format!("`{setting}` must be a list of names, a pattern or \"all-linear\""));
     match value {
         Value::String(text) if text == "all-linear" => Ok(Targets::AllLinear),
         Value::String(pattern) => Ok(Targets::Pattern(pattern.clone())),
@@ -161,13 +201,42 @@ fn read_targets(path: &Path, value: &Value) -> Result<Targets> {
     }
 }
 
+fn write_targets(targets: &Targets) -> Value {
+    match targets {
+        Targets::Names(names) => names.iter().cloned().map(Value::String).collect(),
+        Targets::Pattern(pattern) => Value::String(pattern.clone()),
+        Targets::AllLinear => Value::String("all-linear".into()),
+    }
+}
+
+/// Layer numbers: none, one, or a list.
+fn read_layers(path: &Path, value: &Value) -> Result<Vec<usize>> {
+    let items = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(items) => items.as_slice(),
+        single => std::slice::from_ref(single),
+    };
+    let numbers = items.iter().map(|item| item.as_u64().and_then(|number| usize::try_from(number).ok()));
+    let wrong = || LoraError::format(path, "`layers_to_transform` must be a number or a list of numbers");
+    numbers.collect::<Option<_>>().ok_or_else(wrong)
+}
+
+/// How the factors began no longer matters to an adapter that has weights, so unknown names are no errors.
+fn read_initialisation(value: &Value) -> Initialisation {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.parse().unwrap_or_default()
+}
+
 /// A list of names without repetitions, in its order; PEFT writes null for none.
 fn read_names(path: &Path, setting: &str, value: &Value) -> Result<Vec<String>> {
     let wrong = || LoraError::format(path, format!("`{setting}` must be a list of names"));
     let items = match value {
         Value::Null => return Ok(Vec::new()),
-        Value::Array(items) => items,
-        _ => return Err(wrong()),
+        Value::Array(items) => items.as_slice(),
+        single => std::slice::from_ref(single),
     };
     let mut names: Vec<String> = Vec::new();
     for item in items {
@@ -194,6 +263,23 @@ fn unused(value: &Value) -> bool {
     }
 }
 
+/// PEFT writes these for adapters that belong to weights from which an initial product was subtracted.
+fn refuse_shifted_base(path: &Path, fields: &Fields) -> Result<()> {
+    match &fields.init_lora_weights {
+        Value::String(kind) if ["pissa", "olora", "corda", "loftq"].iter().any(|shifts| kind.starts_with(shifts)) => {
+            Err(LoraError::Unsupported {
+                path: path.to_path_buf(),
+                setting: "init_lora_weights".into(),
+                value: fields.init_lora_weights.to_string(),
+                advice: "this initialisation changes the base weights; convert the adapter to plain LoRA with PEFT's \
+                         `path_initial_model_for_weight_conversion`"
+                    .into(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn refuse_unsupported(path: &Path, fields: &Fields) -> Result<()> {
     let refuse = |setting: &str, value: &Value, advice: &str| {
         Err(LoraError::Unsupported {
@@ -207,31 +293,18 @@ fn refuse_unsupported(path: &Path, fields: &Fields) -> Result<()> {
     if fields.peft_type != "LORA" {
         return refuse("peft_type", &Value::from(fields.peft_type.as_str()), "only LORA adapters can be read");
     }
-    if fields.use_dora == Some(true) {
-        return refuse("use_dora", &Value::Bool(true), MERGE);
-    }
     if fields.fan_in_fan_out == Some(true) {
         return refuse("fan_in_fan_out", &Value::Bool(true), "weights must be stored as [outputs, inputs]");
     }
     match &fields.bias {
-        Some(bias) if bias != "none" => return refuse("bias", &Value::from(bias.as_str()), MERGE),
+        Some(bias) if !["none", "lora_only"].contains(&bias.as_str()) => {
+            return refuse("bias", &Value::from(bias.as_str()), MERGE);
+        }
         _ => {}
     }
-    if let Value::String(kind) = &fields.init_lora_weights
-        && ["pissa", "olora", "corda", "loftq"].iter().any(|shifting| kind.starts_with(shifting))
-    {
-        let advice = "this initialisation changes the base weights; convert the adapter to plain LoRA with PEFT's \
-                      `path_initial_model_for_weight_conversion`";
-        return refuse("init_lora_weights", &fields.init_lora_weights, advice);
-    }
-    let known = [
-        ("layers_to_transform", &fields.layers_to_transform),
-        ("layer_replication", &fields.layer_replication),
-        ("megatron_config", &fields.megatron_config),
-    ];
+    let known = [("layer_replication", &fields.layer_replication), ("megatron_config", &fields.megatron_config)];
     // Settings of later versions of PEFT than the fields above.
-    const LATER: [&str; 9] = [
-        "exclude_modules",
+    const LATER: [&str; 8] = [
         "lora_bias",
         "target_parameters",
         "trainable_token_indices",
@@ -269,11 +342,17 @@ mod tests {
             rank: 3,
             alpha: 0.5,
             dropout: 0.1,
-            targets: Targets::Pattern(r".*\.q_proj".into()),
+            targets: Targets::names(["k_proj", "q_proj"]),
             rank_pattern: [("z".to_string(), 7), ("a".to_string(), 2)].into_iter().collect(),
             alpha_pattern: [("z".to_string(), 1.5)].into_iter().collect(),
             use_rslora: true,
             modules_to_save: vec!["score".into(), "classifier".into()],
+            use_dora: true,
+            train_bias: true,
+            layers_to_transform: vec![4, 2],
+            layers_pattern: vec!["layers".into()],
+            exclude_modules: Some(Targets::names(["k_proj"])),
+            init_lora_weights: Initialisation::Gaussian,
         };
         let origin = AdapterOrigin { base_model: Some("base".into()), task_type: Some("CAUSAL_LM".into()) };
         let text = write_adapter_config(&config, &origin).unwrap();
@@ -303,20 +382,21 @@ mod tests {
         assert_eq!(read(&repeated).unwrap().0.modules_to_save, ["classifier", "pooler", "score"]);
         assert_eq!(config.targets, Targets::names(["a", "b"]));
         assert_eq!((config.dropout, config.use_rslora), (0.0, false));
+        let single = minimal(r#", "layers_to_transform": 3, "layers_pattern": "h", "exclude_modules": "x|y""#);
+        let (config, _) = read(&single).unwrap();
+        assert_eq!((config.layers_to_transform, config.layers_pattern), (vec![3], vec!["h".to_string()]));
+        assert_eq!(config.exclude_modules, Some(Targets::Pattern("x|y".into())));
         assert_eq!(origin, AdapterOrigin::default());
     }
 
     #[test]
     fn settings_that_change_the_result_are_refused_by_name() {
         for (setting, value) in [
-            ("use_dora", "true"),
             ("bias", "\"all\""),
             ("fan_in_fan_out", "true"),
-            ("layers_to_transform", "[0]"),
             ("layer_replication", "[[0, 1]]"),
             ("init_lora_weights", "\"pissa_niter_4\""),
             ("lora_bias", "true"),
-            ("exclude_modules", "\"x\""),
             ("target_parameters", "[\"x\"]"),
         ] {
             let error = read(&minimal(&format!(r#", "{setting}": {value}"#))).unwrap_err();

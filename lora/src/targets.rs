@@ -7,28 +7,35 @@ use regex::Regex;
 
 use crate::error::{LoraError, Result};
 
-/// One linear module of a model: what injection needs to know about it.
+/// One linear module or embedding of a model: what injection needs to know about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModuleShape {
     /// The module's path, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// Columns of its weight.
+    /// Columns of a linear module's weight; the vocabulary of an embedding.
     pub inputs: usize,
-    /// Rows of its weight.
+    /// Rows of a linear module's weight; the width of an embedding.
     pub outputs: usize,
     /// The output head, which `all-linear` leaves alone, as in PEFT. It can still be targeted by name.
     pub head: bool,
+    /// An embedding, with a weight of shape `[inputs, outputs]`. It is adapted only if targeted by name.
+    pub embedding: bool,
 }
 
 impl ModuleShape {
     /// An ordinary linear module with a weight of shape `[outputs, inputs]`.
     pub fn new(name: impl Into<String>, inputs: usize, outputs: usize) -> Self {
-        ModuleShape { name: name.into(), inputs, outputs, head: false }
+        ModuleShape { name: name.into(), inputs, outputs, head: false, embedding: false }
     }
 
     /// Marks the module as the model's output head.
     pub fn head(self) -> Self {
         ModuleShape { head: true, ..self }
+    }
+
+    /// Marks the module as an embedding of `inputs` rows.
+    pub fn embedding(self) -> Self {
+        ModuleShape { embedding: true, ..self }
     }
 }
 
@@ -145,7 +152,7 @@ impl Matcher<'_> {
         match self {
             Matcher::Names(names) => names.iter().any(|name| names_module(name, &module.name)),
             Matcher::Pattern(pattern) => pattern.is_match(&module.name),
-            Matcher::AllLinear => !module.head,
+            Matcher::AllLinear => !module.head && !module.embedding,
         }
     }
 }
@@ -160,7 +167,7 @@ pub(crate) fn compile_override(key: &str) -> Result<Regex> {
     compile("rank_pattern/alpha_pattern", &format!(r"^(?:.*\.)?(?:{key})$"))
 }
 
-fn compile(setting: &'static str, pattern: &str) -> Result<Regex> {
+pub(crate) fn compile(setting: &'static str, pattern: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(|error| LoraError::Setting { setting, message: error.to_string() })
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use autograd::{AdamW, AdamWConfig, Gradients, Optimizer, Tape};
 use common::{Golden, PEFT_PREFIX, assert_close, fixture, largest_difference, load, logits, loss, recorded, values};
-use lora::{AdapterOrigin, AdapterSet, Base, Batch, Model};
+use lora::{AdapterOrigin, AdapterSet, Base, Batch, LoraConfig, Model, Targets};
 use models::Llama;
 use tensor::Device;
 use tensor::testing::on_each_backend;
@@ -121,6 +121,39 @@ fn values_u32(tensor: &tensor::Tensor) -> Vec<u32> {
 on_each_backend! {
     fn rank_stabilised_scaling_with_patterns(device) {
         Case::new("rslora", device).check();
+    }
+
+    fn weight_decomposition(device) {
+        Case::new("dora", device).check();
+    }
+
+    fn embedding_and_head(device) {
+        Case::new("embed", device).check();
+    }
+
+    fn a_tied_embedding_and_head_come_apart_when_one_is_trained(device) {
+        let model = load("llama3_tiny", device);
+        let golden = Golden::read(&fixture("llama3_tiny").join("golden.safetensors"));
+        let batch = golden.batch("").to_device(device).expect("a batch");
+        let keep = values_u32(batch.key_mask.as_ref().expect("a mask"));
+        for (target, whole) in [("q_proj", None), ("embed_tokens", None), ("lm_head", None), ("q_proj", Some("embed_tokens"))] {
+            let config = LoraConfig {
+                rank: 2,
+                targets: Targets::names([target]),
+                modules_to_save: whole.into_iter().map(String::from).collect(),
+                ..LoraConfig::default()
+            };
+            let mut adapters = AdapterSet::new(config, Base::of(&model), device, 1).expect("adapters");
+            for (_, tensor) in adapters.parameters_mut().iter_mut() {
+                *tensor = tensor.affine(1.1, 0.02).expect("moved");
+            }
+            let merged = model.merged(&adapters).expect("a merged model");
+            assert_eq!(merged.config().tie_word_embeddings, target == "q_proj" && whole.is_none(), "{target} {whole:?}");
+            let (adapted, base) = (logits(&model, Some(&adapters), &batch), logits(&model, None, &batch));
+            let difference = largest_difference(&logits(&merged, None, &batch), &adapted, 300, &keep);
+            assert!(difference <= LOGITS, "{target} {whole:?}: {difference:e}");
+            assert!(largest_difference(&adapted, &base, 300, &keep) > 0.01, "{target} {whole:?}");
+        }
     }
 
     fn modules_trained_as_a_whole(device) {

@@ -1,7 +1,7 @@
 use autograd::Tape;
 use autograd::check::{TestRandom, check_gradients, random_cases};
 use tensor::testing::on_each_backend;
-use tensor::{DType, Device};
+use tensor::{DType, Device, RandomKey};
 
 use super::*;
 use crate::config::LoraConfig;
@@ -26,6 +26,11 @@ fn case(device: &Device, random: &mut TestRandom, dtype: DType) -> Result<Case> 
     Ok(Case { layer: Linear::new("layer", weight, bias)?, rows: random.shape(leading), inputs, outputs, rank })
 }
 
+fn with_factors(layer: &Linear, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Option<Dropout>) -> Result<Var> {
+    let bias = layer.bias.clone().map(Var::constant);
+    layer.with_factors(x, a, b, bias.as_ref(), Update { scaling, dropout, subtracted: None })
+}
+
 /// The same function from operations that have rules of their own.
 fn composed(layer: &Linear, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Option<Dropout>) -> Result<Var> {
     let weight = Var::constant(layer.weight.cast(DType::F32)?);
@@ -39,6 +44,24 @@ fn composed(layer: &Linear, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Op
         None => x,
     };
     y.add(&dropped.matmul(&a.t()?)?.matmul(&b.t()?)?.affine(scaling, 0.0)?)
+}
+
+/// DoRA from operations that have rules of their own, each in PEFT's order.
+fn decomposed(layer: &Linear, x: &Var, [a, b, m]: [&Var; 3], scaling: f32, dropout: Option<Dropout>) -> Result<Var> {
+    let weight = Var::constant(layer.weight.cast(DType::F32)?);
+    let x = x.reshape(&[x.elements() / x.shape()[x.rank() - 1], x.shape()[x.rank() - 1]])?;
+    let mut y = x.matmul(&weight.t()?)?;
+    if let Some(bias) = &layer.bias {
+        y = y.add(&Var::constant(bias.clone()))?;
+    }
+    let dropped = match dropout {
+        Some(Dropout { probability, key }) => x.dropout(probability, key)?,
+        None => x,
+    };
+    let norm = weight.add(&b.matmul(a)?.affine(scaling, 0.0)?)?.square()?.sum(&[1], false)?.sqrt()?.detach();
+    let ratio = m.div(&norm)?;
+    let update = dropped.matmul(&a.t()?)?.matmul(&b.t()?)?.affine(scaling, 0.0)?.mul(&ratio)?;
+    y.add(&dropped.matmul(&weight.t()?)?.mul(&ratio.affine(1.0, -1.0)?)?)?.add(&update)
 }
 
 fn adapters(device: &Device, dropout: f32) -> AdapterSet {
@@ -68,7 +91,12 @@ on_each_backend! {
             rows.push(inputs);
             for dropout in [None, Some(Dropout { probability: 0.3, key: KEY })] {
                 check_gradients("adapted linear", device, random, &[&rows, &[rank, inputs], &[outputs, rank]], |v| {
-                    layer.with_factors(&v[0], &v[1], &v[2], 1.7, dropout)
+                    with_factors(&layer, &v[0], &v[1], &v[2], 1.7, dropout)
+                })?;
+                let shapes: [&[usize]; 4] = [&rows, &[rank, inputs], &[outputs, rank], &[outputs]];
+                check_gradients("adapted linear with bias", device, random, &shapes, |v| {
+                    let update = Update { scaling: 1.7, dropout, subtracted: None };
+                    layer.with_factors(&v[0], &v[1], &v[2], Some(&v[3]), update)
                 })?;
             }
             let (frozen, bias) = (Var::constant(layer.weight.clone()), layer.bias.clone().map(Var::constant));
@@ -91,7 +119,7 @@ on_each_backend! {
                     let tape = Tape::new();
                     let [x, a, b] = [("x", &x), ("a", &a), ("b", &b)].map(|(name, tensor)| tape.leaf(name, tensor));
                     let y = if fused {
-                        layer.with_factors(&x, &a, &b, 0.8, dropout)?
+                        with_factors(&layer, &x, &a, &b, 0.8, dropout)?
                     } else {
                         composed(&layer, &x, &a, &b, 0.8, dropout)?
                     };
@@ -110,6 +138,86 @@ on_each_backend! {
             }
             Ok(())
         });
+    }
+
+    fn decomposed_layers_follow_their_equation(device) {
+        random_cases(6, |random| {
+            let Case { layer, mut rows, inputs, outputs, rank } = case(device, random, DType::F16)?;
+            rows.push(inputs);
+            let x = random.tensor(device, &rows, -2.0, 2.0)?;
+            let [a, b] = [random.tensor(device, &[rank, inputs], -2.0, 2.0)?, random.tensor(device, &[outputs, rank], -2.0, 2.0)?];
+            let m = random.tensor(device, &[outputs], 0.5, 2.0)?;
+            for dropout in [None, Some(Dropout { probability: 0.4, key: KEY })] {
+                let run = |fused: bool| {
+                    let tape = Tape::new();
+                    let [x, a, b, m] =
+                        [("x", &x), ("a", &a), ("b", &b), ("m", &m)].map(|(name, tensor)| tape.leaf(name, tensor));
+                    let bias = layer.bias.clone().map(Var::constant);
+                    let y = if fused {
+                        let update = Update { scaling: 0.8, dropout, subtracted: None };
+                        layer.decomposed(&x, [&a, &b, &m], bias.as_ref(), update)?
+                    } else {
+                        decomposed(&layer, &x, [&a, &b, &m], 0.8, dropout)?
+                    };
+                    let y = y.reshape(&[y.elements()])?;
+                    let mut values = y.tensor().to_vec::<f32>()?;
+                    for (_, gradient) in tape.backward(&y.sin()?.sum(&[0], false)?)? {
+                        values.extend(gradient.to_vec::<f32>()?);
+                    }
+                    Ok(values)
+                };
+                let (fused, composed) = (run(true)?, run(false)?);
+                assert_eq!(fused.len(), composed.len());
+                for (fused, composed) in fused.into_iter().zip(composed) {
+                    assert!((fused - composed).abs() <= 2e-4 * (1.0 + composed.abs()), "{fused} {composed}");
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn biases_of_adapted_layers_train_on_request(device) {
+        let layer = layer(device, DType::F16);
+        struct One(Linear);
+        impl crate::Model for One {
+            fn modules(&self) -> Vec<ModuleShape> {
+                vec![self.0.shape()]
+            }
+            fn loss(&self, _: &Forward, _: &crate::Batch) -> crate::Result<Var> {
+                Err(crate::LoraError::other("a model without a loss"))
+            }
+            fn device(&self) -> &Device {
+                self.0.weight().device()
+            }
+            fn saved_module(&self, _: &str) -> Vec<(String, Tensor)> {
+                self.0.parameters()
+            }
+        }
+        let (model, x) = (One(layer.clone()), Var::constant(input(device)));
+        for use_dora in [false, true] {
+            let config = LoraConfig { rank: 2, train_bias: true, use_dora, ..LoraConfig::default() };
+            let mut set = AdapterSet::new(config, crate::Base::of(&model), device, 3).unwrap();
+            let values = |y: &Var| y.tensor().to_vec::<f32>().unwrap();
+            let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+            let run = |set: Option<&AdapterSet>| values(&layer.forward(&Forward::evaluation(set), &x).unwrap());
+            assert!(close(&run(Some(&set)), &run(None)), "fresh adapters change nothing, magnitudes included");
+            let tape = Tape::new();
+            let forward = Forward::training(&tape, &set, DropoutSource { seed: 0, step: 0 });
+            let loss = layer.forward(&forward, &x).unwrap().sum(&[0, 1, 2], false).unwrap();
+            let gradient = tape.backward(&loss).unwrap().get("layer.bias").unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(gradient, [10.0; 3], "one for each of 2·5 rows");
+            let bias = set.parameters_mut().get_mut("layer.bias").unwrap();
+            *bias = bias.affine(1.0, 1.0).unwrap();
+            let moved: Vec<f32> = run(None).iter().map(|y| y + 1.0).collect();
+            assert!(close(&run(Some(&set)), &moved));
+            let merged = layer.merged(&set).unwrap();
+            assert_eq!(merged.bias().unwrap().to_vec::<f32>().unwrap(), [1.5, 0.0, 3.0]);
+            let directory = tempfile::tempdir().unwrap();
+            set.save(directory.path(), &crate::AdapterOrigin::default()).unwrap();
+            let (again, _) = AdapterSet::load(directory.path(), crate::Base::of(&model), device).unwrap();
+            assert_eq!(again.config(), set.config());
+            assert_eq!(run(Some(&again)), run(Some(&set)));
+        }
     }
 
     fn fresh_adapters_change_nothing_and_only_factors_get_gradients(device) {

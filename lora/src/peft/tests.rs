@@ -118,7 +118,7 @@ fn missing_unexpected_and_misshapen_tensors_are_named() {
     for (name, advice) in [
         ("model.layers.7.self_attn.q_proj.lora_A.weight", "no such linear module"),
         ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", "DoRA"),
-        ("model.embed_tokens.lora_embedding_A", "embeddings"),
+        ("model.embed_tokens.lora_embedding_A", "no such embedding"),
         ("classifier.weight", "`modules_to_save` of the configuration does not name it"),
     ] {
         let error = load_changed(|named| named.push((format!("{PREFIX}{name}"), zeros(&[2, 3]))));

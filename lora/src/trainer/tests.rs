@@ -59,6 +59,18 @@ impl Model for Bigram {
     fn device(&self) -> &Device {
         self.embedding.device()
     }
+
+    fn savable_modules(&self) -> Vec<String> {
+        vec!["output".into()]
+    }
+
+    fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
+        [&self.hidden, &self.output]
+            .into_iter()
+            .find(|l| l.name() == module)
+            .map(Linear::parameters)
+            .unwrap_or_default()
+    }
 }
 
 /// Text in which every token decides the next.
@@ -200,6 +212,36 @@ on_each_backend! {
         assert!(checkpoint.ends_with("checkpoint-6"), "the older one is gone");
         let mut other = new(TrainingOptions { seed: 6, ..with(None) });
         assert!(other.resume(&checkpoint).unwrap_err().to_string().contains("seed"));
+    }
+
+    fn whole_modules_and_subtracted_products_are_resumed(device) {
+        let (model, output) = (Bigram::new(device), tempfile::tempdir().unwrap());
+        let config = LoraConfig {
+            rank: 3,
+            targets: Targets::names(["hidden"]),
+            modules_to_save: vec!["output".into()],
+            init_lora_weights: crate::Initialisation::Olora,
+            ..LoraConfig::default()
+        };
+        let adapters = AdapterSet::new(config, Base::of(&model), device, 4).unwrap();
+        let run = |steps, directory: Option<&Path>| {
+            let directory = directory.map(Path::to_path_buf);
+            let options = TrainingOptions { output: directory, save_every: Some(3), ..options(steps, 0.05) };
+            Trainer::new(&model, adapters.clone(), adamw(), options).unwrap()
+        };
+        let elsewhere = tempfile::tempdir().unwrap();
+        let whole = run(6, Some(elsewhere.path())).run(&training(), None).unwrap().adapters;
+        run(3, Some(output.path())).run(&training(), None).unwrap();
+        let mut resumed = run(6, Some(elsewhere.path()));
+        resumed.resume(&latest_checkpoint(output.path()).unwrap().unwrap()).unwrap();
+        let resumed = resumed.run(&training(), None).unwrap().adapters;
+        assert_eq!(values(&resumed), values(&whole));
+        assert_eq!(resumed.config(), whole.config());
+        let [first, second] = [&whole, &resumed].map(|set| evaluate(&model, Some(set), &validation()).unwrap().loss);
+        assert_eq!(first, second);
+        let moved = whole.whole_parameter("output.weight").unwrap().to_vec::<f32>().unwrap();
+        assert_ne!(moved, model.output.weight().to_vec::<f32>().unwrap());
+        assert!(first < evaluate(&model, None, &validation()).unwrap().loss);
     }
 
     fn the_best_adapter_is_kept(device) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use autograd::{Var, cross_entropy, linear_cross_entropy};
-use lora::{AdapterSet, Batch, Forward, IGNORED, LabelKind, Linear, Model, ModuleShape};
+use lora::{AdapterSet, Batch, Embedding, Forward, IGNORED, LabelKind, Linear, Model, ModuleShape};
 use tensor::{Device, Tensor};
 
 use super::config::LlamaConfig;
@@ -29,7 +29,7 @@ pub(super) const RANDOM_DEVIATION: f32 = 0.02;
 pub struct Llama {
     config: LlamaConfig,
     device: Device,
-    embedding: Tensor,
+    embedding: Embedding,
     layers: Vec<Arc<Layer>>,
     norm: Tensor,
     head: Linear,
@@ -126,7 +126,7 @@ impl Llama {
             (0..config.num_hidden_layers).map(|index| Ok(Arc::new(Layer::new(&config, index, source)?))).collect();
         Ok(Llama {
             device: device.clone(),
-            embedding,
+            embedding: Embedding::new(EMBEDDING_MODULE, embedding)?,
             layers: layers?,
             norm: source.norm(NORM, config.hidden_size)?,
             head,
@@ -178,15 +178,16 @@ impl Llama {
     /// As [`AdapterSet::merge`].
     pub fn merged(&self, adapters: &AdapterSet) -> Result<Self> {
         let mut merge = |linear: &Linear| Ok(linear.merged(adapters)?);
-        let changes = |name: &str| adapters.whole_parameter(&format!("{name}.weight")).is_some();
-        let head_changes = changes(HEAD) || adapters.adapter(HEAD).is_some();
-        let tied = self.config.tie_word_embeddings && !head_changes && !changes(EMBEDDING_MODULE);
+        let changes = |name: &str| {
+            adapters.adapter(name).is_some() || adapters.whole_parameter(&format!("{name}.weight")).is_some()
+        };
+        let tied = self.config.tie_word_embeddings && !changes(HEAD) && !changes(EMBEDDING_MODULE);
         let layers: Result<Vec<_>> =
             self.layers.iter().map(|layer| Ok(Arc::new(layer.map_linears(&mut merge)?))).collect();
         Ok(Llama {
             config: LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() },
             device: self.device.clone(),
-            embedding: adapters.merge_parameter(EMBEDDING, &self.embedding)?,
+            embedding: self.embedding.merged(adapters)?,
             layers: layers?,
             norm: self.norm.clone(),
             head: merge(&self.head)?,
@@ -241,7 +242,7 @@ impl Llama {
     }
 
     fn embed(&self, forward: &Forward, ids: &Tensor) -> Result<Var> {
-        Ok(forward.parameter(EMBEDDING, &self.embedding).embedding(ids)?)
+        Ok(self.embedding.forward(forward, ids)?)
     }
 
     fn final_norm(&self, x: &Var) -> Result<Var> {
@@ -277,7 +278,7 @@ impl Llama {
 impl Model for Llama {
     fn modules(&self) -> Vec<ModuleShape> {
         let blocks = self.layers.iter().flat_map(|layer| layer.linears()).map(Linear::shape);
-        blocks.chain([self.head.shape().head()]).collect()
+        [self.embedding.shape()].into_iter().chain(blocks).chain([self.head.shape().head()]).collect()
     }
 
     /// The mean cross-entropy of the labels that count.
@@ -308,7 +309,7 @@ impl Model for Llama {
 
     fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
         if module == EMBEDDING_MODULE {
-            return vec![("weight".into(), self.embedding.clone())];
+            return self.embedding.parameters();
         }
         self.linear(module).map(Linear::parameters).unwrap_or_default()
     }
