@@ -242,13 +242,13 @@ fn initial_magnitude(base: &Base, adapter: &Adapter, a: &Tensor, b: &Tensor) -> 
 
 /// The bias of an adapted module, if it has one.
 fn bias_of<'b>(base: &'b Base, module: &str) -> Result<Option<&'b (String, Tensor)>> {
-    match base.parameters(module) {
-        [] => Err(LoraError::Setting {
+    if !base.tells_of(module) {
+        return Err(LoraError::Setting {
             setting: "bias",
             message: format!("needs the parameters of `{module}`: make the set with `Base::of` the model"),
-        }),
-        parameters => Ok(parameters.iter().find(|(name, _)| name == "bias")),
+        });
     }
+    Ok(base.parameters(module).iter().find(|(name, _)| name == "bias"))
 }
 
 #[cfg(test)]

@@ -49,6 +49,11 @@ impl Base {
         self.parameters(module).iter().find(|(name, _)| name == "weight").map(|(_, tensor)| tensor)
     }
 
+    /// Whether the base says which parameters a module has.
+    pub(crate) fn tells_of(&self, module: &str) -> bool {
+        self.parameters.contains_key(module)
+    }
+
     /// Names (`weight`, `bias`) and values of a module's parameters.
     pub(crate) fn parameters(&self, module: &str) -> &[(String, Tensor)] {
         self.parameters.get(module).map_or(&[], Vec::as_slice)

@@ -1,10 +1,13 @@
 //! Folds an adapter into a checkpoint, file by file and tensor by tensor: the model is never in memory whole.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use lora::{AdapterSet, Base, ModuleShape, WEIGHTS_FILE, little_endian_bytes, write_whole};
+use lora::{
+    AdapterSet, Base, CONFIG_FILE, ModuleShape, Targets, WEIGHTS_FILE, little_endian_bytes, read_adapter_config,
+    write_whole,
+};
 use safetensors::Dtype;
 use serde_json::json;
 use tensor::{DType, Device, Tensor};
@@ -31,32 +34,61 @@ pub struct MergedCheckpoint {
 /// # Errors
 /// As [`AdapterSet::load`], and what keeps the checkpoint's tensors from being read.
 pub fn load_adapter(checkpoint: &Checkpoint, directory: &Path, device: &Device) -> Result<AdapterSet> {
-    let modules =
-        checkpoint.tensors().filter_map(|(name, stored)| match (name.strip_suffix(".weight"), &*stored.shape) {
-            (Some(module), &[outputs, inputs]) => Some(ModuleShape::new(module, inputs, outputs)),
-            _ => None,
-        });
+    let (config, _) = read_adapter_config(&directory.join(CONFIG_FILE))?;
+    let contents = Contents::read(directory)?;
+    let modules = checkpoint.tensors().filter_map(|(name, stored)| {
+        let (Some(module), &[rows, columns]) = (name.strip_suffix(".weight"), &*stored.shape) else { return None };
+        if contents.embeddings.contains(module) {
+            return Some(ModuleShape::new(module, rows, columns).embedding());
+        }
+        // Which matrices are those of linear modules, only the adapter tells.
+        let linear = config.targets != Targets::AllLinear || contents.linears.contains(module);
+        linear.then(|| ModuleShape::new(module, columns, rows))
+    });
     let modules = modules.collect();
     let mut parameters: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
-    for (name, shape) in whole_parameters(directory)? {
+    if config.train_bias {
+        parameters.extend(contents.linears.iter().map(|module| (module.clone(), Vec::new())));
+    }
+    for (name, shape) in &contents.whole {
         let Some((module, parameter)) = name.rsplit_once('.') else { continue };
         // Only the shape counts: the adapter's file holds the values.
-        let value = Tensor::zeros(device, &shape, DType::F32)?;
+        let value = Tensor::zeros(device, shape, DType::F32)?;
         parameters.entry(module.into()).or_default().push((parameter.into(), value));
     }
     Ok(AdapterSet::load(directory, Base::from_parts(modules, parameters), device)?.0)
 }
 
-/// Names and shapes of the parameters that an adapter's file holds whole.
-fn whole_parameters(directory: &Path) -> Result<Vec<(String, Vec<usize>)>> {
-    let path = directory.join(WEIGHTS_FILE);
-    let file = crate::checkpoint::open_safetensors(&path)?;
-    let names = file.tensors.iter().filter_map(|(name, stored)| {
-        let name = name.strip_prefix("base_model.model.").unwrap_or(name);
-        let part_of_adapter = name.contains(".lora_") || name.contains(".base_layer.");
-        (!part_of_adapter).then(|| (name.to_owned(), stored.shape.clone()))
-    });
-    Ok(names.collect())
+/// What an adapter's file is about.
+#[derive(Default)]
+struct Contents {
+    /// Linear modules with factors.
+    linears: BTreeSet<String>,
+    /// Embeddings with factors.
+    embeddings: BTreeSet<String>,
+    /// Names and shapes of the parameters that are held whole.
+    whole: Vec<(String, Vec<usize>)>,
+}
+
+impl Contents {
+    fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(WEIGHTS_FILE);
+        let file = crate::checkpoint::open_safetensors(&path)?;
+        let mut contents = Contents::default();
+        for (name, stored) in &file.tensors {
+            let name = name.strip_prefix("base_model.model.").unwrap_or(name);
+            if let Some(module) = name.strip_suffix(".lora_A.weight") {
+                contents.linears.insert(module.into());
+            } else if let Some(module) = name.strip_suffix(".lora_embedding_A") {
+                contents.embeddings.insert(module.into());
+            } else if let Some(module) = name.strip_suffix(".base_layer.bias") {
+                contents.whole.push((format!("{module}.bias"), stored.shape.clone()));
+            } else if !name.contains(".lora_") && !name.contains(".base_layer.") {
+                contents.whole.push((name.into(), stored.shape.clone()));
+            }
+        }
+        Ok(contents)
+    }
 }
 
 /// Writes `checkpoint` with the adapter folded in to `out`, as safetensors of the same division into files. Weights keep

@@ -49,6 +49,33 @@ on_each_backend! {
         }
     }
 
+    fn merging_folds_in_embeddings_magnitudes_and_whole_modules(device) {
+        let model = random(TWO, device);
+        let batch = classes(2, 9, ids(18), None);
+        for (targets, whole, use_dora) in [
+            (vec!["word_embeddings", "value_proj"], vec!["classifier", "pooler"], false),
+            (vec!["query_proj", "key_proj", "intermediate.dense"], vec!["word_embeddings"], true),
+        ] {
+            let config = LoraConfig {
+                rank: 2,
+                targets: Targets::names(targets),
+                modules_to_save: whole.into_iter().map(String::from).collect(),
+                use_dora,
+                ..LoraConfig::default()
+            };
+            let mut adapters = AdapterSet::new(config, Base::of(&model), device, 7).expect("adapters");
+            for (_, tensor) in adapters.parameters_mut().iter_mut() {
+                *tensor = tensor.affine(1.1, 0.01).expect("moved");
+            }
+            let device_batch = batch.to_device(device).expect("a batch");
+            let adapted = model.class_logits(&Forward::evaluation(Some(&adapters)), &device_batch).expect("logits");
+            let (adapted, base) = (values(&adapted), logits(&model, &batch));
+            let scale = adapted.iter().fold(1.0, |a: f32, b| a.max(b.abs()));
+            assert_close("merged", &logits(&model.merged(&adapters).expect("merged"), &batch), &adapted, 2e-5 * scale);
+            assert!(adapted.iter().zip(&base).any(|(a, b)| (a - b).abs() > 0.01), "{adapted:?} {base:?}");
+        }
+    }
+
     fn dropout_acts_in_training_only_and_repeats_with_its_key(device) {
         let model = random(TWO, device);
         let targets = Targets::names(["query_proj", "key_proj", "value_proj", "output.dense"]);
@@ -274,7 +301,8 @@ fn batches_of_another_kind_are_refused() {
 fn heads_are_modules_that_can_be_saved() {
     let model = random(TWO, &Device::cpu());
     let modules = model.modules();
-    assert_eq!(modules.len(), 2 * 6 + 2);
+    assert_eq!(modules.len(), 2 * 6 + 3);
+    assert_eq!(modules.iter().filter(|module| module.embedding).count(), 1);
     let heads: Vec<_> = modules.iter().filter(|module| module.head).map(|module| module.name.as_str()).collect();
     assert_eq!(heads, ["classifier"]);
     assert_eq!(model.savable_modules(), ["deberta.embeddings.word_embeddings", "pooler.dense", "classifier"]);

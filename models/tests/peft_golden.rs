@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::path::Path;
+
 use autograd::{AdamW, AdamWConfig, Gradients, Optimizer, Tape};
 use common::{Golden, PEFT_PREFIX, assert_close, fixture, largest_difference, load, logits, loss, recorded, values};
 use lora::{AdapterOrigin, AdapterSet, Base, Batch, LoraConfig, Model, Targets};
-use models::Llama;
+use models::{Checkpoint, Llama, WeightType, load_adapter, merge_checkpoint};
 use tensor::Device;
 use tensor::testing::on_each_backend;
 
@@ -91,6 +93,13 @@ impl Case {
         }
     }
 
+    fn check_merging_files(&self) {
+        let adapter = fixture("llama_tiny").join(format!("adapter_{}", self.kind));
+        let merged = merge_files(&adapter, self.model.device());
+        self.check_loss("merged files", &merged, None, "lora.loss");
+        self.check_logits("merged files", &merged, None);
+    }
+
     fn check_saving(&self) {
         let directory = tempfile::tempdir().expect("a directory");
         self.adapters.save(directory.path(), &AdapterOrigin::default()).expect("saved");
@@ -110,8 +119,20 @@ impl Case {
         self.check_gradients();
         self.check_training();
         self.check_merging();
+        self.check_merging_files();
         self.check_saving();
     }
+}
+
+/// The fixture's checkpoint with an adapter folded in, file by file.
+fn merge_files(adapter: &Path, device: &Device) -> Llama {
+    let source = fixture("llama_tiny").join("model");
+    let checkpoint = Checkpoint::open(&source).expect("a checkpoint");
+    let adapters = load_adapter(&checkpoint, adapter, device).expect("an adapter");
+    let out = tempfile::tempdir().expect("a directory");
+    merge_checkpoint(&checkpoint, &adapters, out.path()).expect("merged files");
+    std::fs::copy(source.join("config.json"), out.path().join("config.json")).expect("a configuration");
+    Llama::from_directory(out.path(), device, WeightType::F32).expect("the merged model")
 }
 
 fn values_u32(tensor: &tensor::Tensor) -> Vec<u32> {
@@ -129,6 +150,30 @@ on_each_backend! {
 
     fn embedding_and_head(device) {
         Case::new("embed", device).check();
+    }
+
+    fn files_are_merged_with_what_only_the_adapter_tells(device) {
+        let model = load("llama_tiny", device);
+        let golden = Golden::read(&fixture("llama_tiny").join("golden_mts.safetensors"));
+        let batch = golden.batch("").to_device(device).expect("a batch");
+        let keep = values_u32(batch.key_mask.as_ref().expect("a mask"));
+        // All linear modules, biases where there are any (there are none), and a product that is subtracted.
+        let config = LoraConfig {
+            rank: 2,
+            train_bias: true,
+            init_lora_weights: lora::Initialisation::Olora,
+            ..LoraConfig::default()
+        };
+        let mut adapters = AdapterSet::new(config, Base::of(&model), device, 1).expect("adapters");
+        for (_, tensor) in adapters.parameters_mut().iter_mut() {
+            *tensor = tensor.affine(1.1, 0.02).expect("moved");
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        adapters.save(directory.path(), &AdapterOrigin::default()).expect("saved");
+        let merged = logits(&merge_files(directory.path(), device), None, &batch);
+        let difference = largest_difference(&merged, &logits(&model, Some(&adapters), &batch), 300, &keep);
+        assert!(difference <= LOGITS, "{difference:e}");
+        assert!(largest_difference(&merged, &logits(&model, None, &batch), 300, &keep) > 0.1);
     }
 
     fn a_tied_embedding_and_head_come_apart_when_one_is_trained(device) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use autograd::Var;
-use lora::{AdapterSet, Batch, Forward, LabelKind, Linear, Model, ModuleShape};
+use lora::{AdapterSet, Batch, Embedding, Forward, LabelKind, Linear, Model, ModuleShape};
 use tensor::{DType, Device, Tensor};
 
 use super::config::DebertaConfig;
@@ -37,7 +37,7 @@ const NEVER_READ: [&str; 3] = [
 pub struct Deberta {
     config: DebertaConfig,
     device: Device,
-    embedding: Tensor,
+    embedding: Embedding,
     embedding_norm: Norm,
     positions: Arc<RelativePositions>,
     layers: Vec<Arc<Layer>>,
@@ -119,7 +119,7 @@ impl Deberta {
             fresh: head_source.fresh,
             unused: Vec::new(),
             device: device.clone(),
-            embedding,
+            embedding: Embedding::new(EMBEDDING_MODULE, embedding)?,
             embedding_norm,
             positions: Arc::new(RelativePositions::new(relative)),
             layers,
@@ -173,7 +173,7 @@ impl Deberta {
         Ok(Deberta {
             config: self.config.clone(),
             device: self.device.clone(),
-            embedding: self.embedding.clone(),
+            embedding: self.embedding.merged(adapters)?,
             embedding_norm: self.embedding_norm.clone(),
             positions: self.positions.clone(),
             layers: layers?,
@@ -213,8 +213,7 @@ impl Deberta {
         };
         let positions = self.positions.of(&self.device, &self.config, sequence)?;
         let around = Surroundings { positions, key_mask: key_mask.cloned() };
-        let table = forward.parameter(EMBEDDING, &self.embedding);
-        let mut x = self.embedding_norm.forward(&table.embedding(ids)?)?;
+        let mut x = self.embedding_norm.forward(&self.embedding.forward(forward, ids)?)?;
         if let Some(mask) = key_mask {
             x = x.mul(&Var::constant(mask.cast(DType::F32)?.reshape(&[batch, sequence, 1])?))?;
         }
@@ -237,6 +236,8 @@ impl Model for Deberta {
         let mut modules: Vec<_> = blocks.chain(self.head.linears().into_iter().map(Linear::shape)).collect();
         if let (Head::Sequence(_), Some(last)) = (&self.head, modules.pop()) {
             modules.push(last.head());
+            // That of a masked language model is its last matrix too, which would have to change with it.
+            modules.push(self.embedding.shape());
         }
         modules
     }
@@ -270,7 +271,7 @@ impl Model for Deberta {
 
     fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
         if module == EMBEDDING_MODULE {
-            return vec![("weight".into(), self.embedding.clone())];
+            return self.embedding.parameters();
         }
         self.linear(module).map(Linear::parameters).unwrap_or_default()
     }
