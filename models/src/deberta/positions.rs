@@ -50,7 +50,7 @@ impl RelativePositions {
     }
 
     /// The positions of sequences of `sequence` tokens, at least one. Short sequences need only the middle of the
-    /// embeddings, so that is all that is projected for them.
+    /// embeddings, so that little more is projected for them.
     pub fn of(&self, device: &Device, config: &DebertaConfig, sequence: usize) -> Result<SequencePositions> {
         // Tables are only ever added as a whole, so a panic elsewhere cannot leave one half-made.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,10 +61,13 @@ impl RelativePositions {
         let rows: Vec<usize> = (-farthest..=farthest).map(|relative| relative_row(config, relative)).collect();
         // Rows grow with the relative position.
         let (first, last) = (rows[0], rows[rows.len() - 1]);
+        // Matrix products are fastest with multiples of four; a bucket without positions costs next to nothing.
+        let count = (last - first + 1).next_multiple_of(4).min(2 * config.span());
+        let first = first.min(2 * config.span() - count);
         let table: Vec<u32> = rows.iter().map(|row| (row - first) as u32).collect();
         let positions = SequencePositions {
-            buckets: RelativeBuckets::new(device, &table, last - first + 1)?,
-            embeddings: self.embeddings.slice(0, first, last + 1)?,
+            buckets: RelativeBuckets::new(device, &table, count)?,
+            embeddings: self.embeddings.slice(0, first, first + count)?,
         };
         tables.insert(sequence, positions.clone());
         Ok(positions)
@@ -116,8 +119,11 @@ mod tests {
         let values: Vec<f32> = (0..16).map(|row| row as f32).collect();
         let positions = RelativePositions::new(Tensor::from_vec(&device, &[16, 1], values).expect("a table"));
         let short = positions.of(&device, &config, 3).expect("positions");
-        assert_eq!(short.embeddings.to_vec::<f32>().expect("values"), [6.0, 7.0, 8.0, 9.0, 10.0]);
-        assert_eq!((short.buckets.count(), short.buckets.sequence()), (5, 3));
+        // Five positions from row 6 on, in a multiple of four rows.
+        assert_eq!(short.embeddings.to_vec::<f32>().expect("values"), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0]);
+        assert_eq!((short.buckets.count(), short.buckets.sequence()), (8, 3));
+        let next = positions.of(&device, &config, 5).expect("positions");
+        assert_eq!(next.embeddings.to_vec::<f32>().expect("values")[0], 4.0);
         let long = positions.of(&device, &config, 50).expect("positions");
         assert_eq!(long.buckets.count(), 16);
     }

@@ -2,6 +2,7 @@
 
 mod kernels;
 mod step;
+mod subject;
 mod timing;
 
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ pub struct Arguments {
 enum Suite {
     /// Matrix products by shape, layout and type, and memory bandwidth.
     Kernels,
-    /// One LoRA training step of a LLaMA with random weights.
+    /// One LoRA training step of a LLaMA or DeBERTaV3 with random weights.
     Step,
 }
 

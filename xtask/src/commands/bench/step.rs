@@ -1,22 +1,24 @@
-//! Suite `step`: one LoRA training step of a LLaMA with random weights, as `finetune` does it.
+//! Suite `step`: one LoRA training step of a model with random weights, as `finetune` does it.
 
 use std::time::Instant;
 
 use autograd::{AdamW, AdamWConfig, Optimizer, Tape};
-use lora::{AdapterSet, DropoutSource, Forward, HostBatch, LoraConfig, Model, Targets};
-use models::{Llama, LlamaConfig, WeightType};
+use lora::{AdapterSet, Base, DropoutSource, Forward, HostBatch, Model};
+use models::WeightType;
 use serde_json::{Value, json};
 use tensor::{Counters, Device, KernelTime};
 
+use super::subject::{Family, Subject};
 use super::timing::median;
 use crate::commands::finetune::positive;
-use crate::failure::{Failure, Outcome};
-use crate::loading::{lora_failure, model_failure};
+use crate::failure::Outcome;
+use crate::loading::lora_failure;
 use crate::output::{Output, bytes, table};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Suite step: the model's size: tiny, 15m, 160m, 1b, 7b or llama3-8b. Default: by device.
+    /// Suite step: the model: LLaMA's tiny, 15m, 160m, 1b, 7b or llama3-8b, or deberta-v3-tiny, -xsmall, -small, -base
+    /// or -large with a classifier. Default: by device.
     #[arg(long)]
     preset: Option<String>,
     /// Suite step: sequences in a batch.
@@ -49,11 +51,8 @@ enum Weights {
     Bf16,
 }
 
-/// The modules that the peer's benchmark adapts.
-const TARGETS: [&str; 5] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"];
-
 struct Run<'a> {
-    model: &'a Llama,
+    model: &'a dyn Model,
     adapters: AdapterSet,
     optimizer: AdamW,
     seed: u64,
@@ -71,39 +70,32 @@ pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &
     };
     let preset = options.preset.as_deref().unwrap_or(preset);
     let (batch, seq) = (options.batch.unwrap_or(batch), options.seq.unwrap_or(seq));
-    let config = LlamaConfig::preset(preset).ok_or_else(|| {
-        Failure::input(format!("--preset {preset}: the presets are tiny, 15m, 160m, 1b, 7b and llama3-8b"))
-    })?;
     let weights = match options.weights {
         Weights::F32 => WeightType::F32,
         Weights::F16 => WeightType::F16,
         Weights::Bf16 => WeightType::Bf16,
     };
-    let vocabulary = config.vocab_size;
-    let model = Llama::random(config, seed, device, weights).map_err(model_failure)?;
-    let model = model.with_checkpointed_activations(options.checkpoint_activations);
-    let lora = LoraConfig {
-        rank: options.rank,
-        alpha: 2.0 * options.rank as f64,
-        targets: Targets::names(TARGETS),
-        ..LoraConfig::default()
-    };
-    let adapters = AdapterSet::new(lora, &model.modules(), device, seed).map_err(lora_failure)?;
+    let subject = Subject::new(preset, weights, options.checkpoint_activations, seed, device)?;
+    let model = subject.model.as_ref();
+    let config = subject.family.lora_config(options.rank);
+    let adapters = AdapterSet::new(config, Base::of(model), device, seed).map_err(lora_failure)?;
     let optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
-    let mut run = Run { model: &model, adapters, optimizer, seed, done: 0 };
-    let batches = Batches { vocabulary, batch, seq };
+    let mut run = Run { model, adapters, optimizer, seed, done: 0 };
+    let batches = Batches { vocabulary: subject.vocabulary, family: subject.family, batch, seq };
     let measured = measure(&mut run, &batches, options, device)?;
-    Ok(report(preset, options, &batches, &measured, device, output))
+    Ok(report(&subject, options, &batches, &measured, device, output))
 }
 
 struct Batches {
     vocabulary: usize,
+    family: Family,
     batch: usize,
     seq: usize,
 }
 
 impl Batches {
-    /// Random tokens; every position is labelled with its successor, the last with nothing.
+    /// Random tokens. A language model's are labelled with their successors, the last with nothing; a classifier's
+    /// sequences with one of two classes.
     fn next(&self, index: u64) -> Outcome<HostBatch> {
         // A linear congruential generator is random enough: the values do not change the cost.
         let mut state = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -113,6 +105,10 @@ impl Batches {
                 ((state >> 33) % self.vocabulary as u64) as u32
             })
             .collect();
+        if self.family == Family::Deberta {
+            let labels = ids.chunks(self.seq).map(|sequence| (sequence[0] % 2) as i32).collect();
+            return HostBatch::classes(self.batch, self.seq, ids, labels, None).map_err(lora_failure);
+        }
         let label = |(position, _): (usize, &u32)| match (position + 1) % self.seq {
             0 => lora::IGNORED,
             _ => ids[position + 1] as i32,
@@ -176,7 +172,7 @@ fn measure(run: &mut Run<'_>, batches: &Batches, options: &Options, device: &Dev
 }
 
 fn report(
-    preset: &str,
+    subject: &Subject,
     options: &Options,
     batches: &Batches,
     measured: &Measured,
@@ -193,7 +189,8 @@ fn report(
     let (dispatches, submits) = (per_step(|c| c.dispatches), per_step(|c| c.submits));
     let (created, groups) = (per_step(|c| c.buffers_created), per_step(|c| c.bind_groups_created));
     output.say(format!(
-        "\nLLaMA {preset}, batch {} x {}, rank {}, weights {:?}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
+        "\n{}, batch {} x {}, rank {}, weights {:?}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
+        subject.name,
         batches.batch,
         batches.seq,
         options.rank,
@@ -233,7 +230,7 @@ fn report(
         output.say(format!("all kernels: {:.2} ms", total / 1e6));
     }
     json!({
-        "preset": preset, "batch": batches.batch, "seq": batches.seq, "rank": options.rank,
+        "preset": subject.preset, "batch": batches.batch, "seq": batches.seq, "rank": options.rank,
         "weights": format!("{:?}", options.weights).to_lowercase(), "device": device.to_string(),
         "checkpoint_activations": options.checkpoint_activations, "step_seconds": step, "step_seconds_min": best,
         "step_seconds_max": worst, "tokens_per_second": tokens / step, "peak_bytes": measured.after.peak_bytes,

@@ -1,0 +1,77 @@
+//! The models that suite `step` trains: well-known shapes with random weights.
+
+use lora::{LoraConfig, Model, Targets};
+use models::{Deberta, DebertaConfig, DebertaHead, DebertaOptions, Llama, LlamaConfig, WeightType};
+use tensor::Device;
+
+use crate::failure::{Failure, Outcome};
+use crate::loading::model_failure;
+
+/// What names of DeBERTa's presets begin with.
+const DEBERTA_PREFIX: &str = "deberta-v3-";
+
+/// An architecture and what it is trained for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A causal language model.
+    Llama,
+    /// A classifier of sequences with two classes.
+    Deberta,
+}
+
+impl Family {
+    /// The adapters that the peer's benchmark trains.
+    pub fn lora_config(self, rank: usize) -> LoraConfig {
+        let targets = match self {
+            Family::Llama => ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"].as_slice(),
+            Family::Deberta => &["query_proj", "key_proj", "value_proj", "dense"],
+        };
+        let modules_to_save = match self {
+            Family::Llama => Vec::new(),
+            Family::Deberta => vec!["classifier".into()],
+        };
+        let targets = Targets::names(targets.iter().copied());
+        LoraConfig { rank, alpha: 2.0 * rank as f64, targets, modules_to_save, ..LoraConfig::default() }
+    }
+}
+
+/// A model to be timed.
+pub struct Subject {
+    pub model: Box<dyn Model>,
+    pub family: Family,
+    pub preset: String,
+    /// For people.
+    pub name: String,
+    pub vocabulary: usize,
+}
+
+impl Subject {
+    pub fn new(preset: &str, weights: WeightType, checkpointed: bool, seed: u64, device: &Device) -> Outcome<Self> {
+        let subject = |model: Box<dyn Model>, family, name, vocabulary| {
+            Ok(Subject { model, family, preset: preset.into(), name, vocabulary })
+        };
+        if let Some(config) = preset.strip_prefix(DEBERTA_PREFIX).and_then(DebertaConfig::preset) {
+            let (vocabulary, name) = (config.vocab_size, format!("DeBERTaV3 {}", &preset[DEBERTA_PREFIX.len()..]));
+            let head = DebertaHead::Classifier { labels: 2 };
+            let options = DebertaOptions { weight_type: weights, seed, ..DebertaOptions::new(head) };
+            let model = Deberta::random(config, &options, device).map_err(model_failure)?;
+            return subject(
+                Box::new(model.with_checkpointed_activations(checkpointed)),
+                Family::Deberta,
+                name,
+                vocabulary,
+            );
+        }
+        let config = LlamaConfig::preset(preset).ok_or_else(|| {
+            Failure::input(format!(
+                "--preset {preset}: the presets are {}, and {DEBERTA_PREFIX} with {}",
+                LlamaConfig::PRESETS.join(", "),
+                DebertaConfig::PRESETS.join(", ")
+            ))
+        })?;
+        let vocabulary = config.vocab_size;
+        let model = Llama::random(config, seed, device, weights).map_err(model_failure)?;
+        let model = model.with_checkpointed_activations(checkpointed);
+        subject(Box::new(model), Family::Llama, format!("LLaMA {preset}"), vocabulary)
+    }
+}
