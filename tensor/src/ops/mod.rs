@@ -3,6 +3,7 @@
 
 mod adamw_update;
 mod attention;
+mod balance;
 mod binary;
 mod concat;
 mod copy;
@@ -20,6 +21,7 @@ mod norm;
 mod pad;
 mod random;
 mod reduce;
+mod refactoring;
 mod rotary;
 mod select_where;
 mod sgd_update;
@@ -29,6 +31,7 @@ mod unary;
 
 pub use adamw_update::{AdamWStep, AdamWTarget, adamw_update_in_place};
 pub use attention::{AttentionConfig, AttentionOutput, attention, attention_backward};
+pub use balance::{BalancePair, BalanceTarget, balance_in_place};
 pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward};
 pub use disentangled_attention::{DisentangledAttention, DisentangledOutput, PerOperand, RelativeBuckets};
 pub use embedding::embedding_gradient;
@@ -37,5 +40,6 @@ pub use gather::{check_ids, scatter_add};
 pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
 pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_backward, rms_norm_weight_gradient};
 pub use random::RandomKey;
+pub use refactoring::{DenseRefactoring, FactorPair, PairShape, Refactoring, SINGULAR_VALUE_FLOOR, dense_refactoring};
 pub use rotary::{rotary, rotary_backward};
 pub use sgd_update::{SgdStep, SgdTarget, sgd_update_in_place};

@@ -1,0 +1,344 @@
+//! Launches: Gram matrices of many factors a dispatch, then one dispatch for all pairs in each phase of the small
+//! matrices (more for large ranks, see BUDGET), then products of many gradients a dispatch.
+
+use super::{Item, NAME, PairShape, Refactoring, SINGULAR_VALUE_FLOOR};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::gpu::{Dispatch, Gpu, Source, linear_grid};
+use crate::ops::slots;
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// Work of one pair is done by one workgroup, which could not keep pace with more.
+pub(super) const RANK_LIMIT: usize = 256;
+
+/// Slots of one dispatch: their offsets must fit the parameter block.
+pub(super) const SLOTS: usize = 16;
+
+/// Columns of one partial Gram matrix.
+const CHUNK: usize = 2048;
+
+/// Sweeps that may be done. Most pairs take 6 to 9.
+const SWEEPS: usize = 24;
+
+/// Loop iterations of one invocation in one dispatch, as in `linalg`: software adapters stop loops silently after 65,535
+/// and watchdogs end dispatches that take seconds.
+const BUDGET: usize = 1 << 15;
+
+const DOUBLE: &str = include_str!("double.wgsl");
+pub(super) const SUM: &str = concat!(include_str!("pairs.wgsl"), include_str!("sum.wgsl"), include_str!("double.wgsl"));
+pub(super) const CHOLESKY: &str =
+    concat!(include_str!("pairs.wgsl"), include_str!("cholesky.wgsl"), include_str!("double.wgsl"));
+pub(super) const PRODUCT: &str =
+    concat!(include_str!("pairs.wgsl"), include_str!("product.wgsl"), include_str!("double.wgsl"));
+pub(super) const JACOBI: &str =
+    concat!(include_str!("pairs.wgsl"), include_str!("jacobi.wgsl"), include_str!("double.wgsl"));
+pub(super) const FRAMES: &str =
+    concat!(include_str!("pairs.wgsl"), include_str!("frames.wgsl"), include_str!("double.wgsl"));
+pub(super) const METRICS: &str =
+    concat!(include_str!("pairs.wgsl"), include_str!("metrics.wgsl"), include_str!("double.wgsl"));
+
+pub(super) fn gram_wgsl(slots: usize) -> String {
+    format!("const SLOTS: u32 = {slots}u;\n{}{DOUBLE}", slots::expand(include_str!("gram.wgsl"), slots))
+}
+
+pub(super) fn multiply_wgsl(slots: usize) -> String {
+    format!("const SLOTS: u32 = {slots}u;\n{}", slots::expand(include_str!("multiply.wgsl"), slots))
+}
+
+/// What kernels look up about a fixed list of pairs.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    /// Lines of `gram.wgsl`, one a factor, and a last one with the number of workgroups.
+    factors: Tensor,
+    /// Lines of `pairs.wgsl`.
+    pairs: Tensor,
+    /// What `multiply.wgsl` needs for the gradients of all pairs.
+    products: Products,
+    /// First workgroup of each factor, and the number of all.
+    groups: Vec<usize>,
+    /// Side of a tile of a Gram matrix.
+    tile: usize,
+    largest_rank: usize,
+    /// Elements of the work buffers and of `values`.
+    work: usize,
+    values: usize,
+}
+
+impl Tables {
+    /// `items` are those of all pairs in turn.
+    pub fn new(device: &Device, shapes: &[PairShape], items: &[Item]) -> Result<Self> {
+        let largest_rank = shapes.iter().map(|shape| shape.rank).max().unwrap_or(1);
+        let tile = largest_rank.next_power_of_two().clamp(4, 32);
+        let (mut factors, mut pairs) = (Vec::<u32>::new(), Vec::<u32>::new());
+        let (mut groups, mut group, mut work, mut values) = (Vec::new(), 0, 0, 0);
+        for shape in shapes {
+            let side = shape.rank.div_ceil(tile);
+            let tiles = side * (side + 1) / 2;
+            pairs.extend([shape.rank, work, values].map(|x| x as u32));
+            for (length, transposed) in [(shape.inputs, 0), (shape.outputs, 1)] {
+                let count = length.div_ceil(CHUNK) * tiles;
+                groups.push(group);
+                factors.extend([shape.rank, length, transposed, group, tiles, CHUNK].map(|x| x as u32));
+                pairs.extend([group, count].map(|x| x as u32));
+                group += count;
+            }
+            work += shape.rank * shape.rank;
+            values += shape.rank + 5;
+        }
+        groups.push(group);
+        factors.extend([0, 0, 0, group as u32, 0, 0]);
+        Ok(Tables {
+            factors: Tensor::from_vec(device, &[factors.len()], factors)?,
+            pairs: Tensor::from_vec(device, &[pairs.len()], pairs)?,
+            products: Products::new(device, items)?,
+            groups,
+            tile,
+            largest_rank,
+            work,
+            values,
+        })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct GramParams {
+    zero: u32,
+    first: u32,
+    offsets: [u32; SLOTS],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::NoUninit)]
+struct PairParams {
+    zero: u32,
+    pairs: u32,
+    tile: u32,
+    first: u32,
+    last: u32,
+    sweeps: u32,
+}
+
+/// Slots of a kernel with `per_slot` buffers a slot beside two shared ones and a parameter block.
+fn capacity(gpu: &Gpu, per_slot: usize) -> usize {
+    (gpu.max_storage_buffers().saturating_sub(3) / per_slot).clamp(1, SLOTS)
+}
+
+/// `factors` are A and B of each pair in turn, contiguous; the matrices' storage is unique.
+pub(super) fn update(gpu: &Gpu, refactoring: &mut Refactoring, factors: &[Tensor]) -> Result<()> {
+    let Refactoring { device, shapes, matrices, undefined, tables: Some(tables), .. } = refactoring else {
+        return Ok(());
+    };
+    let buffer = |count: usize, dtype| Tensor::uninitialised(device, NAME, Shape::new(&[count])?, dtype);
+    let records = gram(gpu, tables, factors)?;
+    // Pairs of f32.
+    let [left, right, product] = [
+        buffer(2 * tables.work, DType::F32)?,
+        buffer(2 * tables.work, DType::F32)?,
+        buffer(2 * tables.work, DType::F32)?,
+    ];
+    let values = buffer(tables.values, DType::F32)?;
+    let info = buffer(4 * shapes.len(), DType::U32)?;
+    let frames = buffer(2 * tables.work, DType::F32)?;
+    let params = PairParams { pairs: shapes.len() as u32, tile: tables.tile as u32, ..PairParams::default() };
+    let elements = [(tables.largest_rank * tables.largest_rank).div_ceil(256) as u32, shapes.len() as u32, 1];
+    let start =
+        |name: &'static str, text: &'static str| Dispatch::new(name, "main", Source::Wgsl(text)).read(&tables.pairs);
+    start("refactoring_sum", SUM)
+        .read(&records)
+        .write(&left)
+        .write(&right)
+        .write(&info)
+        .params(&params)
+        .run(gpu, elements)?;
+    drop(records);
+    cholesky(gpu, tables, params, [&left, &right, &values])?;
+    start("refactoring_product", PRODUCT)
+        .read(&left)
+        .read(&right)
+        .write(&product)
+        .params(&params)
+        .run(gpu, elements)?;
+    jacobi(gpu, tables, params, [&product, &right, &values])?;
+    start("refactoring_frames", FRAMES)
+        .constant("FLOOR", SINGULAR_VALUE_FLOOR)
+        .read(&left)
+        .read(&product)
+        .read(&right)
+        .read(&values)
+        .write(&frames)
+        .write(&info)
+        .params(&params)
+        .run(gpu, elements)?;
+    start("refactoring_metrics", METRICS)
+        .constant("FLOOR", SINGULAR_VALUE_FLOOR)
+        .read(&frames)
+        .read(&values)
+        .read(&info)
+        .write(matrices)
+        .write(undefined)
+        .params(&params)
+        .run(gpu, elements)
+}
+
+/// The partial Gram matrices of all factors, in double.
+fn gram(gpu: &Gpu, tables: &Tables, factors: &[Tensor]) -> Result<Tensor> {
+    let groups = tables.groups[factors.len()];
+    let record = 2 * (tables.tile * tables.tile + 1);
+    let records = Tensor::uninitialised(factors[0].device(), NAME, Shape::new(&[groups * record])?, DType::F32)?;
+    for first in (0..factors.len()).step_by(capacity(gpu, 1)) {
+        let last = (first + capacity(gpu, 1)).min(factors.len());
+        let slots = last - first;
+        let source = move || gram_wgsl(slots);
+        let mut params = GramParams { zero: 0, first: first as u32, offsets: [0; SLOTS] };
+        let mut dispatch = Dispatch::new(format!("refactoring_gram_{slots}"), "main", Source::Generated(&source))
+            .constant("TILE", tables.tile as f64)
+            .constant("STAGE", (1024 / tables.tile) as f64)
+            .read(&tables.factors)
+            .write(&records);
+        for (slot, factor) in factors[first..last].iter().enumerate() {
+            params.offsets[slot] = factor.layout.offset as u32;
+            dispatch = dispatch.read(factor);
+        }
+        dispatch.params(&params).run(gpu, linear_grid(tables.groups[last] - tables.groups[first], 1))?;
+    }
+    Ok(records)
+}
+
+/// Invocations for a matrix of this rank; a power of two that every device has.
+fn workgroup(gpu: &Gpu, rank: usize) -> usize {
+    let wanted = match rank {
+        0..=8 => 64,
+        9..=64 => 256,
+        _ => 1024,
+    };
+    let limit = (gpu.summary.workgroup_invocations as usize).max(256);
+    wanted.min(1 << limit.ilog2())
+}
+
+fn cholesky(gpu: &Gpu, tables: &Tables, params: PairParams, [left, right, values]: [&Tensor; 3]) -> Result<()> {
+    let n = tables.largest_rank;
+    let workgroup = workgroup(gpu, n);
+    let mut first = 0;
+    while first < n {
+        let (mut last, mut iterations) = (first, n);
+        while last < n && (last == first || iterations < BUDGET) {
+            let below = n - last - 1;
+            iterations += (2 * below * below).div_ceil(workgroup) + (2 * n).div_ceil(workgroup) + 1;
+            last += 1;
+        }
+        Dispatch::new("refactoring_cholesky", "main", Source::Wgsl(CHOLESKY))
+            .constant("WORKGROUP", workgroup as f64)
+            .read(&tables.pairs)
+            .write(left)
+            .write(right)
+            .write(values)
+            .params(&PairParams { first: first as u32, last: last as u32, ..params })
+            .run(gpu, linear_grid(params.pairs as usize, 1))?;
+        first = last;
+    }
+    Ok(())
+}
+
+fn jacobi(gpu: &Gpu, tables: &Tables, params: PairParams, [product, right, values]: [&Tensor; 3]) -> Result<()> {
+    let n = tables.largest_rank;
+    let workgroup = workgroup(gpu, n);
+    let players = n.next_multiple_of(2).max(2);
+    let pairs = players / 2;
+    let lanes = (workgroup / pairs.next_power_of_two()).clamp(1, 16);
+    let rounds = players - 1;
+    let round = pairs.div_ceil(workgroup / lanes) * (2 * n.div_ceil(lanes) + lanes + 1) + 1;
+    // Several sweeps a dispatch, or several dispatches a sweep; the lengths at the end cost n²/workgroup + n.
+    let budget = BUDGET - n * n.div_ceil(workgroup) - n;
+    let sweeps = (budget / (rounds * round)).min(SWEEPS);
+    let rounds_at_once = if sweeps > 0 { rounds } else { (budget / round).max(1) };
+    let sweeps = sweeps.max(1);
+    for _ in 0..SWEEPS.div_ceil(sweeps) {
+        for first in (0..rounds).step_by(rounds_at_once) {
+            let last = (first + rounds_at_once).min(rounds);
+            let params = PairParams { first: first as u32, last: last as u32, sweeps: sweeps as u32, ..params };
+            Dispatch::new("refactoring_jacobi", "main", Source::Wgsl(JACOBI))
+                .constant("WORKGROUP", workgroup as f64)
+                .constant("LANES", lanes as f64)
+                .read(&tables.pairs)
+                .write(product)
+                .write(right)
+                .write(values)
+                .params(&params)
+                .run(gpu, linear_grid(params.pairs as usize, 1))?;
+        }
+    }
+    Ok(())
+}
+
+/// The workgroups of a list of products.
+#[derive(Clone, Debug)]
+struct Products {
+    /// Lines of `multiply.wgsl`, one an item, and a last one with the number of workgroups.
+    table: Tensor,
+    groups: Vec<usize>,
+    tile: usize,
+}
+
+impl Products {
+    fn new(device: &Device, items: &[Item]) -> Result<Self> {
+        let largest_rank = items.iter().map(|item| item.rank).max().unwrap_or(1);
+        let tile = largest_rank.next_power_of_two().clamp(8, 32);
+        let (mut lines, mut groups, mut group) = (Vec::new(), Vec::new(), 0);
+        for item in items {
+            groups.push(group);
+            lines.extend([item.rank, item.length, usize::from(item.transposed), group, item.matrix].map(|x| x as u32));
+            group += item.rank.div_ceil(tile) * item.length.div_ceil(2048 / tile);
+        }
+        groups.push(group);
+        lines.extend([0, 0, 0, group as u32, 0]);
+        Ok(Products { table: Tensor::from_vec(device, &[lines.len()], lines)?, groups, tile })
+    }
+}
+
+/// Each input, contiguous, multiplied by its item's matrix; `all` when the items are those of all pairs.
+pub(super) fn multiply(
+    gpu: &Gpu,
+    refactoring: &Refactoring,
+    items: &[Item],
+    all: bool,
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>> {
+    #[repr(C)]
+    #[derive(Clone, Copy, bytemuck::NoUninit)]
+    struct Params {
+        first: u32,
+        offsets: [u32; SLOTS],
+    }
+    let device = &refactoring.device;
+    let own;
+    let products = match &refactoring.tables {
+        Some(tables) if all => &tables.products,
+        _ => {
+            own = Products::new(device, items)?;
+            &own
+        }
+    };
+    let outputs: Vec<Tensor> = items
+        .iter()
+        .map(|item| Tensor::uninitialised(device, NAME, Shape::new(&item.shape())?, DType::F32))
+        .collect::<Result<_>>()?;
+    for first in (0..items.len()).step_by(capacity(gpu, 2)) {
+        let last = (first + capacity(gpu, 2)).min(items.len());
+        let slots = last - first;
+        let source = move || multiply_wgsl(slots);
+        let mut params = Params { first: first as u32, offsets: [0; SLOTS] };
+        let mut dispatch = Dispatch::new(format!("refactoring_multiply_{slots}"), "main", Source::Generated(&source))
+            .constant("TILE", products.tile as f64)
+            .read(&products.table)
+            .read(&refactoring.matrices);
+        for (slot, (input, output)) in inputs[first..last].iter().zip(&outputs[first..last]).enumerate() {
+            params.offsets[slot] = input.layout.offset as u32;
+            dispatch = dispatch.read(input).write(output);
+        }
+        dispatch.params(&params).run(gpu, linear_grid(products.groups[last] - products.groups[first], 1))?;
+    }
+    Ok(outputs)
+}
