@@ -45,7 +45,7 @@ pub mod check;
 
 pub use clip::clip_by_global_norm;
 pub use gradients::Gradients;
-pub use optimizer::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
+pub use optimizer::{AdamW, AdamWConfig, MomentsMut, Optimizer, Sgd, SgdConfig};
 pub use parameters::Parameters;
 pub use rules::{
     DisentangledConfig, biased_linear_cross_entropy, cross_entropy, linear_cross_entropy, mse_loss, select_where,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tensor::{AdamWStep, AdamWTarget, Device, Result, Tensor, adamw_update_in_place};
 
-use super::{Optimizer, RateMultipliers, follow, split_state};
+use super::{MomentsMut, Optimizer, RateMultipliers, follow, split_state};
 use crate::gradients::Gradients;
 use crate::parameters::Parameters;
 use crate::tape::misuse;
@@ -111,6 +111,14 @@ impl Optimizer for AdamW {
 
     fn reset(&mut self, name: &str) {
         self.moments.remove(name);
+    }
+
+    fn moments_mut(&mut self) -> BTreeMap<&str, MomentsMut<'_>> {
+        let mut all = BTreeMap::new();
+        for (name, Moments { first, second, .. }) in &mut self.moments {
+            all.insert(name.as_str(), MomentsMut { first: Some(first), second: Some(second) });
+        }
+        all
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

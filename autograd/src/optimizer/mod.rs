@@ -36,6 +36,9 @@ pub trait Optimizer {
     /// Starts the state of one parameter again from nothing.
     fn reset(&mut self, name: &str);
 
+    /// The moments of every parameter that has had a gradient, to be rescaled together with the parameter.
+    fn moments_mut(&mut self) -> BTreeMap<&str, MomentsMut<'_>>;
+
     /// Everything that a later run needs to go on, as tensors named `{parameter}.{what}`. Counts are u32 scalars on
     /// the CPU.
     ///
@@ -50,6 +53,41 @@ pub trait Optimizer {
     /// [`tensor::TensorError::InvalidArgument`] for a name that is not of this optimizer, or a state with parts
     /// missing. The old state then stays.
     fn load_state(&mut self, state: Vec<(String, Tensor)>) -> Result<()>;
+}
+
+impl<T: Optimizer + ?Sized> Optimizer for Box<T> {
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, learning_rate: f32) -> Result<()> {
+        (**self).step(parameters, gradients, learning_rate)
+    }
+
+    fn set_rate_multiplier(&mut self, name: &str, multiplier: f32) {
+        (**self).set_rate_multiplier(name, multiplier);
+    }
+
+    fn reset(&mut self, name: &str) {
+        (**self).reset(name);
+    }
+
+    fn moments_mut(&mut self) -> BTreeMap<&str, MomentsMut<'_>> {
+        (**self).moments_mut()
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        (**self).state()
+    }
+
+    fn load_state(&mut self, state: Vec<(String, Tensor)>) -> Result<()> {
+        (**self).load_state(state)
+    }
+}
+
+/// What an optimizer keeps for one parameter; both have its shape.
+#[derive(Debug)]
+pub struct MomentsMut<'a> {
+    /// On the scale of gradients: Adam's first moment, momentum.
+    pub first: Option<&'a mut Tensor>,
+    /// On the scale of squared gradients: Adam's second moment.
+    pub second: Option<&'a mut Tensor>,
 }
 
 /// Multipliers of the learning rate by parameter.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tensor::{Result, SgdStep, SgdTarget, Tensor, sgd_update_in_place};
 
-use super::{Optimizer, RateMultipliers, follow, split_state};
+use super::{MomentsMut, Optimizer, RateMultipliers, follow, split_state};
 use crate::gradients::Gradients;
 use crate::parameters::Parameters;
 
@@ -86,6 +86,14 @@ impl Optimizer for Sgd {
 
     fn reset(&mut self, name: &str) {
         self.momenta.remove(name);
+    }
+
+    fn moments_mut(&mut self) -> BTreeMap<&str, MomentsMut<'_>> {
+        let mut all = BTreeMap::new();
+        for (name, momentum) in &mut self.momenta {
+            all.insert(name.as_str(), MomentsMut { first: Some(momentum), second: None });
+        }
+        all
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

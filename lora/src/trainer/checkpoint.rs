@@ -1,7 +1,8 @@
 //! Resumable checkpoints: a directory that appears whole, under its final name, or not at all.
 //!
 //! `checkpoint-<steps>/` is a PEFT directory with `optimizer.safetensors` (the optimizer's state) and `trainer.json`
-//! (where the run stands) beside the adapter, so that it can also be used as an adapter.
+//! (where the run stands) beside the adapter, so that it can also be used as an adapter; and `method.safetensors` where the
+//! method that changes gradients has a state.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::files::{sync_directory, write_whole};
 
 const PROGRESS_FILE: &str = "trainer.json";
 pub(super) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+pub(super) const TRANSFORM_FILE: &str = "method.safetensors";
 const NAME: &str = "checkpoint-";
 
 /// Where a run stands, and the settings that must stay the same for the rest of it to be the same run.

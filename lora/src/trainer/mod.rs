@@ -22,7 +22,7 @@ use crate::error::{LoraError, Result};
 use crate::forward::{DropoutSource, Forward, Model};
 use crate::peft::{TensorFile, write_tensors};
 pub use checkpoint::latest_checkpoint;
-use checkpoint::{OPTIMIZER_FILE, Progress, write_checkpoint};
+use checkpoint::{OPTIMIZER_FILE, Progress, TRANSFORM_FILE, write_checkpoint};
 pub use evaluation::{Evaluation, evaluate};
 pub use hooks::{GradientTransform, Regulariser, Unchanged};
 pub use observer::{CheckpointReport, EvaluationReport, Observer, StepReport};
@@ -41,6 +41,8 @@ pub struct Trainer<'a> {
     progress: Progress,
     best: Option<AdapterSet>,
     pending: PendingSteps,
+    /// Whether the transform knows of the run.
+    prepared: bool,
 }
 
 /// What a run ends with.
@@ -54,6 +56,8 @@ pub struct Outcome {
     pub steps: u64,
     /// Whether an observer ended the run before its end.
     pub stopped: bool,
+    /// What the method that changed gradients had to tell, see [`GradientTransform::report`].
+    pub method: Vec<(String, f64)>,
 }
 
 /// The adapters with the lowest validation loss of a run.
@@ -95,13 +99,14 @@ impl<'a> Trainer<'a> {
             progress,
             best: None,
             pending: PendingSteps::new(),
+            prepared: false,
         })
     }
 
-    /// Sets the method that changes gradients.
+    /// Sets the method that changes gradients; before [`Trainer::resume`], which reads its state.
     #[must_use]
     pub fn with_transform(self, transform: impl GradientTransform + 'a) -> Self {
-        Trainer { transform: Box::new(transform), ..self }
+        Trainer { transform: Box::new(transform), prepared: false, ..self }
     }
 
     /// Sets the method that changes factors after the step.
@@ -129,6 +134,15 @@ impl<'a> Trainer<'a> {
         let path = checkpoint.join(OPTIMIZER_FILE);
         let bytes = fs::read(&path).map_err(|error| LoraError::file(&path, error))?;
         self.optimizer.load_state(TensorFile::parse(&path, &bytes)?.into_tensors(&device)?)?;
+        self.prepare_transform()?;
+        let path = checkpoint.join(TRANSFORM_FILE);
+        let state = if path.exists() {
+            let bytes = fs::read(&path).map_err(|error| LoraError::file(&path, error))?;
+            TensorFile::parse(&path, &bytes)?.into_tensors(&device)?
+        } else {
+            Vec::new()
+        };
+        self.transform.load_state(state)?;
         let best = self.options.output.as_ref().map(|output| output.join(BEST_DIRECTORY));
         self.best = match (progress.best, best) {
             (Some(_), Some(directory)) => Some(AdapterSet::load(&directory, &base, &device)?.0),
@@ -159,6 +173,7 @@ impl<'a> Trainer<'a> {
         let report_every = self.options.report_interval(self.model.device());
         let due = |interval: Option<u64>, step: u64| interval.is_some_and(|interval| step.is_multiple_of(interval));
         let mut stopped = false;
+        self.prepare_transform()?;
         self.pending.restart_clock();
         while self.progress.step < steps && !stopped {
             let first = self.progress.step * self.options.gradient_accumulation;
@@ -184,7 +199,16 @@ impl<'a> Trainer<'a> {
         self.report()?;
         let best = self.best.zip(self.progress.best);
         let best = best.map(|(adapters, (step, loss))| Best { adapters, step, loss });
-        Ok(Outcome { adapters: self.adapters, best, steps: self.progress.step, stopped })
+        let method = self.transform.report()?;
+        Ok(Outcome { adapters: self.adapters, best, steps: self.progress.step, stopped, method })
+    }
+
+    fn prepare_transform(&mut self) -> Result<()> {
+        if !self.prepared {
+            self.transform.prepare(&self.adapters, &mut *self.optimizer)?;
+            self.prepared = true;
+        }
+        Ok(())
     }
 
     /// One optimizer step over its micro-batches. The loss stays on the device.
@@ -267,6 +291,10 @@ impl<'a> Trainer<'a> {
         let directory = write_checkpoint(output, step, |directory| {
             let state = self.optimizer.state()?;
             write_tensors(&directory.join(OPTIMIZER_FILE), state.iter().map(|(name, tensor)| (name, tensor)))?;
+            let state = self.transform.state()?;
+            if !state.is_empty() {
+                write_tensors(&directory.join(TRANSFORM_FILE), state.iter().map(|(name, tensor)| (name, tensor)))?;
+            }
             self.progress.write(directory)?;
             self.adapters.save(directory, &self.options.origin)
         })?;
