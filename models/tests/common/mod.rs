@@ -15,7 +15,8 @@ pub const PEFT_PREFIX: &str = "base_model.model.";
 
 /// A path among the committed fixtures.
 pub fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+    // From this crate, and from others whose tests include this file.
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures").join(path)
 }
 
 /// The model of a fixture, in f32.
