@@ -150,13 +150,14 @@ impl DebertaConfig {
     }
 
     /// The names that [`DebertaConfig::preset`] knows.
-    pub const PRESETS: [&str; 5] = ["tiny", "xsmall", "small", "base", "large"];
+    pub const PRESETS: [&str; 6] = ["tiny", "mini", "xsmall", "small", "base", "large"];
 
-    /// The shape of a published DeBERTaV3 by name, or a tiny one, for benchmarks with random weights. `None` for other
+    /// The shape of a published DeBERTaV3 by name, or a tiny or mini one, for benchmarks with random weights. `None` for other
     /// names.
     pub fn preset(name: &str) -> Option<Self> {
         let (hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, vocab_size) = match name {
             "tiny" => (64, 128, 2, 4, 1024),
+            "mini" => (256, 1024, 6, 4, 4224),
             "xsmall" => (384, 1536, 12, 6, 128_100),
             "small" => (768, 3072, 6, 12, 128_100),
             "base" => (768, 3072, 12, 12, 128_100),

@@ -1,9 +1,11 @@
 //! `bench`: measurements. Each suite prints a table and adds an object to the JSON result.
 
 mod kernels;
+mod reflora;
 mod step;
 mod subject;
 mod timing;
+mod training_step;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,8 @@ pub struct Arguments {
     quick: bool,
     #[command(flatten)]
     step: step::Options,
+    #[command(flatten)]
+    reflora: reflora::Options,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -31,11 +35,13 @@ enum Suite {
     Kernels,
     /// One LoRA training step of a LLaMA or DeBERTaV3 with random weights.
     Step,
+    /// RefLoRA: the paper's toy problem, consistency, overhead, convergence.
+    Reflora,
 }
 
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
     let device = common.open_device(output)?;
-    let all = [Suite::Kernels, Suite::Step];
+    let all = [Suite::Kernels, Suite::Step, Suite::Reflora];
     let suites = if arguments.suites.is_empty() { &all[..] } else { &arguments.suites };
     let mut results = Map::new();
     results.insert("device".into(), json!(device.to_string()));
@@ -45,6 +51,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
         let (name, value) = match suite {
             Suite::Kernels => ("kernels", kernels::run(&device, arguments.quick, output)?),
             Suite::Step => ("step", step::run(&arguments.step, arguments.quick, &device, common.seed, output)?),
+            Suite::Reflora => ("reflora", reflora::run(&arguments.reflora, arguments.quick, &device, common, output)?),
         };
         results.insert(name.into(), value);
     }

@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
-use autograd::{AdamW, AdamWConfig, Optimizer, Tape};
-use lora::{AdapterSet, Base, DropoutSource, Forward, HostBatch, Model};
+use lora::{AdapterSet, Base, HostBatch};
 use models::WeightType;
+use reflora::{Method, MethodOptions};
 use serde_json::{Value, json};
 use tensor::{Counters, Device, KernelTime};
 
 use super::subject::{Family, Subject};
 use super::timing::median;
+use super::training_step::TrainingStep;
 use crate::commands::finetune::positive;
 use crate::failure::Outcome;
 use crate::loading::lora_failure;
@@ -36,6 +37,9 @@ pub struct Options {
     /// Suite step: compute each block again in the backward pass.
     #[arg(long)]
     checkpoint_activations: bool,
+    /// Suite step: how the adapters are trained: lora, lora-plus, scaled, reflora or reflora-s.
+    #[arg(long, default_value_t = Method::Lora)]
+    method: Method,
     /// Suite step: timed steps.
     #[arg(long, default_value_t = 12, value_parser = positive)]
     steps: usize,
@@ -49,14 +53,6 @@ enum Weights {
     F32,
     F16,
     Bf16,
-}
-
-struct Run<'a> {
-    model: &'a dyn Model,
-    adapters: AdapterSet,
-    optimizer: AdamW,
-    seed: u64,
-    done: u64,
 }
 
 pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
@@ -79,24 +75,25 @@ pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &
     let model = subject.model.as_ref();
     let config = subject.family.lora_config(options.rank);
     let adapters = AdapterSet::new(config, Base::of(model), device, seed).map_err(lora_failure)?;
-    let optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
-    let mut run = Run { model, adapters, optimizer, seed, done: 0 };
+    let transform = options.method.transform(&MethodOptions { warmup_steps: 1, ..MethodOptions::default() });
+    let mut run = TrainingStep::new(model, adapters, transform.map_err(lora_failure)?, seed)?;
     let batches = Batches { vocabulary: subject.vocabulary, family: subject.family, batch, seq };
     let measured = measure(&mut run, &batches, options, device)?;
     Ok(report(&subject, options, &batches, &measured, device, output))
 }
 
-struct Batches {
-    vocabulary: usize,
-    family: Family,
-    batch: usize,
-    seq: usize,
+/// Random token sequences of one shape.
+pub struct Batches {
+    pub vocabulary: usize,
+    pub family: Family,
+    pub batch: usize,
+    pub seq: usize,
 }
 
 impl Batches {
     /// Random tokens. A language model's are labelled with their successors, the last with nothing; a classifier's
     /// sequences with one of two classes.
-    fn next(&self, index: u64) -> Outcome<HostBatch> {
+    pub fn next(&self, index: u64) -> Outcome<HostBatch> {
         // A linear congruential generator is random enough: the values do not change the cost.
         let mut state = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let ids: Vec<u32> = (0..self.batch * self.seq)
@@ -118,25 +115,6 @@ impl Batches {
     }
 }
 
-impl Run<'_> {
-    /// One step; returns its loss, still on the device.
-    fn step(&mut self, batch: &HostBatch) -> Outcome<tensor::Tensor> {
-        let tape = Tape::new();
-        let batch = batch.to_device(self.model.device()).map_err(lora_failure)?;
-        let dropout = DropoutSource { seed: self.seed, step: self.done };
-        let (loss, gradients) = {
-            let forward = Forward::training(&tape, &self.adapters, dropout);
-            let loss = self.model.loss(&forward, &batch).map_err(lora_failure)?;
-            let gradients = tape.backward(&loss)?;
-            (loss.into_tensor(), gradients)
-        };
-        drop(tape);
-        self.optimizer.step(self.adapters.parameters_mut(), &gradients, 1e-4)?;
-        self.done += 1;
-        Ok(loss)
-    }
-}
-
 struct Measured {
     seconds: Vec<f64>,
     first_loss: f32,
@@ -146,10 +124,10 @@ struct Measured {
     kernels: Vec<KernelTime>,
 }
 
-fn measure(run: &mut Run<'_>, batches: &Batches, options: &Options, device: &Device) -> Outcome<Measured> {
+fn measure(run: &mut TrainingStep<'_>, batches: &Batches, options: &Options, device: &Device) -> Outcome<Measured> {
     let mut first_loss = None;
     for index in 0..options.warmup.max(1) {
-        let loss = run.step(&batches.next(index as u64)?)?.item::<f32>()?;
+        let loss = run.run(&batches.next(index as u64)?)?.item::<f32>()?;
         first_loss.get_or_insert(loss);
     }
     device.synchronize()?;
@@ -159,14 +137,14 @@ fn measure(run: &mut Run<'_>, batches: &Batches, options: &Options, device: &Dev
     for index in 0..options.steps {
         let batch = batches.next((options.warmup + index) as u64)?;
         let started = Instant::now();
-        let loss = run.step(&batch)?;
+        let loss = run.run(&batch)?;
         device.synchronize()?;
         seconds.push(started.elapsed().as_secs_f64());
         last_loss = loss.item()?;
     }
     let after = device.counters();
     let batch = batches.next(0)?;
-    let (outcome, kernels) = device.profile(|| run.step(&batch))?;
+    let (outcome, kernels) = device.profile(|| run.run(&batch))?;
     outcome?;
     Ok(Measured { seconds, first_loss: first_loss.unwrap_or(f32::NAN), last_loss, before, after, kernels })
 }
@@ -189,12 +167,13 @@ fn report(
     let (dispatches, submits) = (per_step(|c| c.dispatches), per_step(|c| c.submits));
     let (created, groups) = (per_step(|c| c.buffers_created), per_step(|c| c.bind_groups_created));
     output.say(format!(
-        "\n{}, batch {} x {}, rank {}, weights {:?}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
+        "\n{}, batch {} x {}, rank {}, weights {:?}, {}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
         subject.name,
         batches.batch,
         batches.seq,
         options.rank,
         options.weights,
+        options.method,
         step * 1e3,
         best * 1e3,
         worst * 1e3,
@@ -230,7 +209,7 @@ fn report(
         output.say(format!("all kernels: {:.2} ms", total / 1e6));
     }
     json!({
-        "preset": subject.preset, "batch": batches.batch, "seq": batches.seq, "rank": options.rank,
+        "preset": subject.preset, "method": options.method.name(), "batch": batches.batch, "seq": batches.seq, "rank": options.rank,
         "weights": format!("{:?}", options.weights).to_lowercase(), "device": device.to_string(),
         "checkpoint_activations": options.checkpoint_activations, "step_seconds": step, "step_seconds_min": best,
         "step_seconds_max": worst, "tokens_per_second": tokens / step, "peak_bytes": measured.after.peak_bytes,

@@ -24,7 +24,7 @@ impl Family {
     pub fn lora_config(self, rank: usize) -> LoraConfig {
         let targets = match self {
             Family::Llama => ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"].as_slice(),
-            Family::Deberta => &["query_proj", "key_proj", "value_proj", "dense"],
+            Family::Deberta => &["query_proj", "key_proj", "value_proj", "output.dense", "intermediate.dense"],
         };
         let modules_to_save = match self {
             Family::Llama => Vec::new(),

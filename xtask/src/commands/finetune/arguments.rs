@@ -6,6 +6,7 @@ use autograd::{Decay, Schedule};
 use lora::{Length, LoraConfig, Targets};
 use models::{DropoutOverrides, WeightType};
 
+use super::method::MethodArguments;
 use crate::data::task::Task;
 
 /// Example: cargo xtask finetune --model path/to/llama --data notes.txt --out my-adapter --steps 300
@@ -112,6 +113,8 @@ pub struct Arguments {
     /// Write over an adapter that is already in --out.
     #[arg(long)]
     pub overwrite: bool,
+    #[command(flatten)]
+    pub method: MethodArguments,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -167,6 +170,7 @@ impl Arguments {
                 true => HEADS.iter().filter(|head| has_module(savable, head)).map(|head| head.to_string()).collect(),
                 false => self.modules_to_save.clone(),
             },
+            init_lora_weights: self.method.initialisation(),
             ..LoraConfig::default()
         }
     }
@@ -179,6 +183,12 @@ impl Arguments {
             pooler: None,
             classifier: self.classifier_dropout,
         }
+    }
+
+    /// The task as the flag spells it.
+    pub fn task_name(&self) -> String {
+        use clap::ValueEnum;
+        self.task.to_possible_value().map_or_else(String::new, |task| task.get_name().to_string())
     }
 
     /// The length of the run.

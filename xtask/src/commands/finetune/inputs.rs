@@ -101,22 +101,36 @@ fn check_length(arguments: &Arguments, loaded: &Loaded) -> Outcome<()> {
 }
 
 impl Judge {
-    /// Says and gives the measures of each validation part, by its name; nothing for language modelling.
-    pub fn score(
-        &self,
-        loaded: &Loaded,
-        adapters: Option<&AdapterSet>,
-        output: &Output,
-    ) -> Outcome<Option<serde_json::Value>> {
+    /// Gives the measures of each validation part, by its name; nothing for language modelling.
+    pub fn measure(&self, loaded: &Loaded, adapters: Option<&AdapterSet>) -> Outcome<Option<serde_json::Value>> {
         let (Loaded::Classifier { model, .. }, Some(target)) = (loaded, &self.target) else { return Ok(None) };
         let mut report = serde_json::Map::new();
         for (name, rows) in &self.validation {
             let outputs = classification::predict(&**model, adapters, rows)?;
             let scores = classification::score(&outputs, rows.labels(), target.measures);
             let label = if name.is_empty() { "validation" } else { name };
-            output.say(format!("{label}: {}", scores.line()));
             report.insert(label.into(), scores.json());
         }
         Ok(Some(report.into()))
+    }
+
+    /// As [`Judge::measure`], and says them.
+    pub fn score(
+        &self,
+        loaded: &Loaded,
+        adapters: Option<&AdapterSet>,
+        output: &Output,
+    ) -> Outcome<Option<serde_json::Value>> {
+        let report = self.measure(loaded, adapters)?;
+        for (part, measures) in report.iter().filter_map(serde_json::Value::as_object).flatten() {
+            let measures = measures.as_object().into_iter().flatten();
+            let word = |(name, value): (&String, &serde_json::Value)| match value.as_f64() {
+                Some(value) => format!("{name} {value:.4}"),
+                None => format!("{name} undefined"),
+            };
+            let words: Vec<String> = measures.map(word).collect();
+            output.say(format!("{part}: {}", words.join(", ")));
+        }
+        Ok(report)
     }
 }

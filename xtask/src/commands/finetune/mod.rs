@@ -2,13 +2,13 @@
 
 mod arguments;
 mod inputs;
+mod method;
 mod progress;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use autograd::{AdamW, AdamWConfig};
 use clap::ValueEnum;
 use lora::{
     AdapterOrigin, AdapterSet, Base, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
@@ -17,7 +17,8 @@ use lora::{
 use serde_json::json;
 
 pub use arguments::{Arguments, Precision, positive};
-use inputs::Inputs;
+pub use inputs::{Inputs, read as read_inputs};
+pub use method::OptimizerKind;
 use progress::Progress;
 
 use crate::Common;
@@ -56,7 +57,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let scores = judge.score(&loaded, Some(&trained.adapters), output)?;
     let report = json!({
         "command": "finetune", "task": arguments.task.to_possible_value().map(|task| task.get_name().to_string()),
-        "metrics": scores, "validation_loss_before": before.map(|evaluation| evaluation.loss),
+        "metrics": scores, "method": arguments.method.method.name(), "validation_loss_before": before.map(|evaluation| evaluation.loss),
     });
     conclude(arguments, &trained, steps, report, started, model, output)
 }
@@ -91,9 +92,12 @@ fn starting_point(
         adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;
         return Ok((adapters, origin));
     }
-    let adapters =
-        AdapterSet::new(arguments.lora_config(&model.savable_modules()), Base::of(model), model.device(), common.seed);
-    Ok((adapters.map_err(lora_failure)?, origin))
+    let config = arguments.lora_config(&model.savable_modules());
+    let mut adapters = AdapterSet::new(config, Base::of(model), model.device(), common.seed).map_err(lora_failure)?;
+    if arguments.method.starts_from_random_factors() {
+        adapters.subtract_initial_product().map_err(lora_failure)?;
+    }
+    Ok((adapters, origin))
 }
 
 fn describe(adapters: &AdapterSet, sources: &Sources, output: &Output) {
@@ -150,8 +154,10 @@ fn train(
     output: &Output,
 ) -> Outcome<(Trained, u64)> {
     let steps = options.steps(&*sources.training);
-    let optimizer = AdamW::new(AdamWConfig { weight_decay: arguments.weight_decay, ..AdamWConfig::default() });
-    let mut trainer = Trainer::new(model, adapters, optimizer, options).map_err(lora_failure)?;
+    let optimizer = arguments.method.optimizer.build(arguments.weight_decay);
+    let transform = arguments.method.transform(&arguments.out, arguments.resume)?;
+    let trainer = Trainer::new(model, adapters, optimizer, options).map_err(lora_failure)?;
+    let mut trainer = trainer.with_transform(transform);
     let metrics = arguments.out.join("metrics.jsonl");
     let metrics = if arguments.resume {
         let checkpoint = latest_checkpoint(&arguments.out)
@@ -185,6 +191,7 @@ fn conclude(
     let facts = json!({
         "out": arguments.out, "steps": trained.steps, "stopped": trained.stopped,
         "best_step": best.map(|(step, _)| step), "best_validation_loss": best.map(|(_, loss)| loss),
+        "method_report": trained.method.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "seconds": seconds, "peak_bytes": counters.peak_bytes, "device": model.device().to_string(),
     });
     if let (Some(report), serde_json::Value::Object(facts)) = (report.as_object_mut(), facts) {
