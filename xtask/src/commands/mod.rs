@@ -29,7 +29,7 @@ pub enum Command {
     /// Continue a prompt.
     Generate(generate::Arguments),
     /// Measure matrix products, memory bandwidth and training steps.
-    Bench(bench::Arguments),
+    Bench(Box<bench::Arguments>),
     /// List the adapters found, their features and limits, and which one `auto` takes.
     Devices,
     /// Run everything CI runs: format, lints, tidy, unit, property, golden and documentation tests.

@@ -139,7 +139,7 @@ mod tests {
             let plain = last(Method::Lora, 0.01);
             assert!((130.0..450.0).contains(&plain), "seed {seed}: {plain}");
             let plain = last(Method::Lora, 0.03);
-            assert!(!(plain < 10.0 * FIRST_LOSS), "seed {seed}: {plain} did not diverge");
+            assert!(plain.is_nan() || plain >= 10.0 * FIRST_LOSS, "seed {seed}: {plain} did not diverge");
             let scaled = last(Method::Scaled, 0.03);
             assert!((1.5..3.5).contains(&scaled), "seed {seed}: {scaled}");
         }
