@@ -194,7 +194,6 @@ fn balance_is_told_as_often_as_asked() {
     for step in 0..5 {
         method.after_update(&mut adapters, &mut optimizer, step).unwrap();
     }
-    drop(method);
     assert_eq!(told.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4]);
     let x = &told[0].1[0];
     let factors = adapters.factors("x.query").unwrap();
