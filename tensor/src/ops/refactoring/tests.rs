@@ -135,7 +135,7 @@ fn hard_pair(index: u64) -> Pair {
             1 if k >= kept => 0.0,
             2 => value(k, i) * 10f32.powf(-7.0 * k as f32 / shape.rank as f32),
             3 => value(k % kept, i) + 1e-7 * value(k, i),
-            4 if i % 2 == 0 => 0.0,
+            4 if i.is_multiple_of(2) => 0.0,
             _ => value(k, i),
         };
         (0..shape.rank).flat_map(|k| (0..length).map(move |i| (k, i))).map(|(k, i)| element(k, i)).collect::<Vec<_>>()
