@@ -8,6 +8,7 @@
 mod check;
 mod classification;
 mod commands;
+mod commonsense;
 mod config_file;
 mod data;
 mod failure;

@@ -225,3 +225,26 @@ fn devices_and_quick_benchmarks_answer_in_json() {
     assert!(result["step"]["tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(result["kernels"]["products"].as_array().unwrap().len() >= 6);
 }
+
+#[test]
+fn multiple_choice_is_judged_by_likelihood() {
+    let world = World::new();
+    let row = |index: usize| {
+        let (word, answer) = if index.is_multiple_of(2) { ("cat", "true") } else { ("dog", "false") };
+        json!({ "instruction": format!("the {word} {index}? Answer format: true/false"), "input": "",
+            "output": format!("the correct answer is {answer}"), "answer": answer })
+    };
+    let file = world.path("questions.json");
+    fs::write(&file, Value::Array((0..6).map(row).collect()).to_string()).unwrap();
+    let (model, file) = (world.model(), file.to_str().unwrap().to_string());
+    let words = ["--model", model.to_str().unwrap(), "--data", &file, "--task", "commonsense", "--device", "cpu"];
+    let judged = run(&[&["evaluate"], &words[..], &["--seq", "64", "--json"]].concat());
+    let report = result(&judged);
+    let facts = &report["metrics"][&file];
+    assert_eq!((facts["questions"].as_u64(), facts["cut"].as_u64()), (Some(6), Some(6)), "{report}");
+    let accuracy = facts["accuracy"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&accuracy) && (accuracy * 6.0).fract().abs() < 1e-9, "{report}");
+    fs::write(world.path("questions.json"), "[{\"instruction\": \"x\", \"answer\": \"true\"}]").unwrap();
+    let refused = run(&[&["evaluate"], &words[..], &["--seq", "64"]].concat());
+    assert_refused(&refused, &["questions.json row 1: the instruction has no `Answer format:`"]);
+}

@@ -10,8 +10,10 @@ use serde_json::json;
 use super::finetune::{Precision, positive};
 use crate::Common;
 use crate::classification;
+use crate::commonsense;
 use crate::data::Data;
 use crate::data::labelled::{self, Encoded};
+use crate::data::rows;
 use crate::data::task::{Target, Task};
 use crate::failure::{Failure, Outcome};
 use crate::loading::{self, ClassifierOptions, Loaded, lora_failure};
@@ -80,6 +82,9 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
         (Loaded::Classifier { model, .. }, Some(target)) => {
             classify(arguments, target, &**model, adapters.as_ref(), &tokenizer, output)
         }
+        _ if arguments.task == Task::Commonsense => {
+            choose(arguments, loaded.model(), adapters.as_ref(), &tokenizer, output)
+        }
         _ => perplexity(arguments, loaded.model(), adapters.as_ref(), &tokenizer, output),
     }
 }
@@ -120,6 +125,31 @@ fn classify(
     Ok(ExitCode::SUCCESS)
 }
 
+fn choose(
+    arguments: &Arguments,
+    model: &dyn Model,
+    adapters: Option<&AdapterSet>,
+    tokenizer: &Tokenizer,
+    output: &Output,
+) -> Outcome<ExitCode> {
+    if arguments.predictions.is_some() {
+        return Err(Failure::input("--predictions belongs to tasks with labels"));
+    }
+    let mut report = serde_json::Map::new();
+    for file in &arguments.data {
+        let questions = rows::questions(file)?;
+        let answers = commonsense::answer(model, adapters, tokenizer, &questions, arguments.seq)?;
+        if answers.cut > 0 {
+            output.say(format!("warning: {} questions are longer than --seq and lose their beginning", answers.cut));
+        }
+        let (name, accuracy) = (file.display().to_string(), answers.accuracy());
+        output.say(format!("{name}: {} questions, accuracy {accuracy:.4}", answers.questions));
+        report.insert(name, json!({ "accuracy": accuracy, "questions": answers.questions, "cut": answers.cut }));
+    }
+    output.result(&json!({"command": "evaluate", "metrics": report}));
+    Ok(ExitCode::SUCCESS)
+}
+
 fn perplexity(
     arguments: &Arguments,
     model: &dyn Model,
@@ -132,7 +162,7 @@ fn perplexity(
     }
     let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
     let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);
-    let evaluation = match Data::read(&arguments.data, tokenizer)? {
+    let evaluation = match Data::read(&arguments.data, tokenizer, arguments.task.style())? {
         Data::Text(tokens) => {
             let source = PackedTokens::in_order(tokens, arguments.seq, arguments.batch).map_err(wrong)?;
             evaluate(model, adapters, &source)

@@ -4,7 +4,7 @@
 
 pub mod glue;
 pub mod labelled;
-mod rows;
+pub mod rows;
 pub mod task;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use lora::{BatchSource, Example, PackedTokens, PaddedExamples};
 use models::Tokenizer;
 
 use crate::failure::{Failure, Outcome};
+use rows::Style;
 
 /// Share of the data that is held out for validation when no validation file is given.
 const HELD_OUT: f64 = 0.05;
@@ -62,10 +63,10 @@ fn read_text(file: &Path) -> Outcome<String> {
 
 impl Data {
     /// Reads and tokenises files, which must be all text or all rows.
-    pub fn read(files: &[PathBuf], tokenizer: &Tokenizer) -> Outcome<Self> {
+    pub fn read(files: &[PathBuf], tokenizer: &Tokenizer, style: Style) -> Outcome<Self> {
         let mut data: Option<Data> = None;
         for file in files {
-            let next = Self::read_file(file, tokenizer)?;
+            let next = Self::read_file(file, tokenizer, style)?;
             data = Some(match (data, next) {
                 (None, next) => next,
                 (Some(Data::Text(mut all)), Data::Text(more)) => {
@@ -82,14 +83,14 @@ impl Data {
         data.ok_or_else(|| Failure::input("no data file given"))
     }
 
-    fn read_file(file: &Path, tokenizer: &Tokenizer) -> Outcome<Self> {
+    fn read_file(file: &Path, tokenizer: &Tokenizer, style: Style) -> Outcome<Self> {
         let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or("");
         let text = read_text(file)?;
         let text = text.as_str();
         match extension {
             "txt" => Ok(Data::Text(tokenizer.encode(text, false)?)),
-            "jsonl" => Ok(Data::Examples(rows::from_lines(file, text, tokenizer)?)),
-            "json" => Ok(Data::Examples(rows::from_array(file, text, tokenizer)?)),
+            "jsonl" => Ok(Data::Examples(rows::from_lines(file, text, tokenizer, style)?)),
+            "json" => Ok(Data::Examples(rows::from_array(file, text, tokenizer, style)?)),
             _ => Err(Failure::input(format!(
                 "the data file {} has no known extension; known are .txt, .jsonl and .json",
                 file.display()

@@ -1,6 +1,7 @@
 //! What a model is trained or judged for: `--task`, and what follows from it.
 
 use super::glue::{GlueTask, Measure};
+use super::rows::Style;
 use crate::failure::{Failure, Outcome};
 
 /// The value of `--task`.
@@ -8,6 +9,9 @@ use crate::failure::{Failure, Outcome};
 pub enum Task {
     /// The next token of a text, or the answer of a row.
     Causal,
+    /// LLM-Adapters' commonsense sets: rows of instruction, output and answer in their prompt; judged by the likeliest
+    /// of the options.
+    Commonsense,
     /// One of --labels for each row of `text` (and `text_pair`) and `label`.
     Classify,
     /// A number for each row of `text` (and `text_pair`) and `label`.
@@ -49,10 +53,20 @@ impl Target {
 }
 
 impl Task {
+    /// Whether the model predicts tokens.
+    pub fn is_language(self) -> bool {
+        matches!(self, Task::Causal | Task::Commonsense)
+    }
+
+    /// How rows of a language task become texts.
+    pub fn style(self) -> Style {
+        if self == Task::Commonsense { Style::Commonsense } else { Style::Plain }
+    }
+
     /// The task of GLUE, if it is one.
     pub fn glue(self) -> Option<GlueTask> {
         Some(match self {
-            Task::Causal | Task::Classify | Task::Regress => return None,
+            Task::Causal | Task::Commonsense | Task::Classify | Task::Regress => return None,
             Task::Cola => GlueTask::Cola,
             Task::Sst2 => GlueTask::Sst2,
             Task::Mrpc => GlueTask::Mrpc,
@@ -71,7 +85,7 @@ impl Task {
             return Err(Failure::input("--labels belongs to --task classify; other tasks know their own"));
         }
         let measures: &[Measure] = match self {
-            Task::Causal => return Ok(None),
+            Task::Causal | Task::Commonsense => return Ok(None),
             Task::Classify => &[Measure::Accuracy],
             Task::Regress => &[Measure::Pearson, Measure::Spearman],
             _ => self.glue().map_or(&[], GlueTask::measures),

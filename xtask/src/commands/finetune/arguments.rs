@@ -166,7 +166,7 @@ impl Arguments {
             alpha: self.alpha.unwrap_or(2.0 * self.rank as f64),
             dropout: self.dropout,
             targets: if all { Targets::AllLinear } else { Targets::names(self.targets.clone()) },
-            modules_to_save: match self.modules_to_save.is_empty() && self.task != Task::Causal {
+            modules_to_save: match self.modules_to_save.is_empty() && !self.task.is_language() {
                 true => HEADS.iter().filter(|head| has_module(savable, head)).map(|head| head.to_string()).collect(),
                 false => self.modules_to_save.clone(),
             },

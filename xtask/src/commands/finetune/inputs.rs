@@ -81,10 +81,10 @@ fn language(
         .with_checkpointed_activations(arguments.checkpoint_activations);
     let loaded = Loaded::Language(Box::new(model));
     check_length(arguments, &loaded)?;
-    let data = Data::read(&arguments.data, tokenizer)?;
+    let data = Data::read(&arguments.data, tokenizer, arguments.task.style())?;
     let (training, validation) = match arguments.validation.is_empty() {
         true => data.hold_out(arguments.seq),
-        false => (data, Data::read(&arguments.validation, tokenizer)?),
+        false => (data, Data::read(&arguments.validation, tokenizer, arguments.task.style())?),
     };
     let shape = Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed };
     let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);

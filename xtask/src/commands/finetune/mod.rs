@@ -23,7 +23,6 @@ use progress::Progress;
 
 use crate::Common;
 use crate::data::Sources;
-use crate::data::task::Task;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::loading::{self, lora_failure};
@@ -85,7 +84,7 @@ fn starting_point(
     output: &Output,
 ) -> Outcome<(AdapterSet, AdapterOrigin)> {
     let base_model = Some(arguments.model.to_string_lossy().into_owned());
-    let task_type = if arguments.task == Task::Causal { "CAUSAL_LM" } else { "SEQ_CLS" };
+    let task_type = if arguments.task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" };
     let origin = AdapterOrigin { base_model, task_type: Some(task_type.into()) };
     if let Some(directory) = &arguments.init_adapter {
         let (mut adapters, _) = loading::adapter(directory, model, output)?;
@@ -169,7 +168,7 @@ fn train(
     } else {
         MetricsWriter::create(&metrics)
     };
-    let progress = Progress::new(output, steps, trainer.steps_done(), arguments.task == Task::Causal);
+    let progress = Progress::new(output, steps, trainer.steps_done(), arguments.task.is_language());
     let trainer = trainer.with_observer(metrics.map_err(lora_failure)?).with_observer(progress);
     let trained = trainer.run(&*sources.training, Some(&*sources.validation)).map_err(lora_failure)?;
     Ok((trained, steps))

@@ -43,12 +43,13 @@ impl Observer for Progress<'_> {
     fn on_step(&mut self, report: &StepReport) -> lora::Result<()> {
         let rate = report.tokens as f64 / report.seconds.max(1e-9);
         self.bar.set_position(report.step);
-        self.bar.set_message(format!("loss {:.4}, {rate:.0} tokens/s", report.loss));
+        let unit = if self.of_tokens { "tokens" } else { "sequences" };
+        self.bar.set_message(format!("loss {:.4}, {rate:.0} {unit}/s", report.loss));
         let due = self.last_line.elapsed() >= LINE_INTERVAL || report.step == 1 || report.step == self.steps;
         if !self.output.is_interactive() && due {
             self.last_line = Instant::now();
             self.output.say(format!(
-                "step {}/{}: loss {:.4}, learning rate {:.2e}, {rate:.0} tokens/s",
+                "step {}/{}: loss {:.4}, learning rate {:.2e}, {rate:.0} {unit}/s",
                 report.step, self.steps, report.loss, report.learning_rate
             ));
         }
