@@ -1,9 +1,16 @@
-//! ReLoRA, "Knowledge-Reusing Adaptation" (Xu et al., arXiv 2606.02606); not the 2023 method of that name (Lialin et
-//! al., arXiv 2307.05695), which merges and restarts adapters during pretraining. When a base model is updated, it
-//! restores old adapters instead of training each from scratch. It knows no model.
+//! NOT the ReLoRA of Lialin et al. 2023 (arXiv 2307.05695), which merges and restarts adapters during pretraining: this
+//! is "ReLoRA: Knowledge-Reusing Adaptation for Fast Rollout of Evolving LLM Services" (Xu et al., arXiv 2606.02606).
+//! When a base model is updated, it restores old adapters instead of training each from scratch. It knows no model.
+//!
+//! | part | where |
+//! |---|---|
+//! | what changed between the bases | [`Evolution`] |
+//! | adapters from the old one and the change | [`fuse`], [`transfer`](transfer()) |
+//! | search for the point to start from | [`bayesian`] |
 
 #![forbid(unsafe_code)]
 
+pub mod bayesian;
 mod dense;
 mod evolution;
 mod fusion;

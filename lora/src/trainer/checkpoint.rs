@@ -1,8 +1,8 @@
 //! Resumable checkpoints: a directory that appears whole, under its final name, or not at all.
 //!
 //! `checkpoint-<steps>/` is a PEFT directory with `optimizer.safetensors` (the optimizer's state) and `trainer.json`
-//! (where the run stands) beside the adapter, so that it can also be used as an adapter; and `method.safetensors` where the
-//! method that changes gradients has a state.
+//! (where the run stands) beside the adapter, so that it can also be used as an adapter; and `method.safetensors`,
+//! `regulariser.safetensors` where the method that changes gradients or the regulariser has a state.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::files::{sync_directory, write_whole};
 const PROGRESS_FILE: &str = "trainer.json";
 pub(super) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub(super) const TRANSFORM_FILE: &str = "method.safetensors";
+pub(super) const REGULARISER_FILE: &str = "regulariser.safetensors";
 const NAME: &str = "checkpoint-";
 
 /// Where a run stands, and the settings that must stay the same for the rest of it to be the same run.

@@ -103,6 +103,56 @@ pub trait Regulariser {
         let _ = (adapters, step, learning_rate);
         Ok(())
     }
+
+    /// What a later run needs to go on bit for bit, by names of the method's own.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(Vec::new())
+    }
+
+    /// Replaces the state by one that [`Regulariser::state`] returned.
+    ///
+    /// # Errors
+    /// [`LoraError::Setting`] for the state of another method, other adapters or other settings.
+    fn load_state(&mut self, state: Vec<(String, Tensor)>) -> Result<()> {
+        match state.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(LoraError::Setting {
+                setting: "regulariser",
+                message: format!("the checkpoint has `{name}`, which belongs to another regulariser than this run's"),
+            }),
+        }
+    }
+
+    /// What the method has to tell about the run, given the adapters it ended with: names and numbers. May wait for
+    /// the device.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    fn report(&self, adapters: &AdapterSet) -> Result<Vec<(String, f64)>> {
+        let _ = adapters;
+        Ok(Vec::new())
+    }
+}
+
+impl<T: Regulariser + ?Sized> Regulariser for Box<T> {
+    fn after_step(&mut self, adapters: &mut AdapterSet, step: u64, learning_rate: f32) -> Result<()> {
+        (**self).after_step(adapters, step, learning_rate)
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        (**self).state()
+    }
+
+    fn load_state(&mut self, state: Vec<(String, Tensor)>) -> Result<()> {
+        (**self).load_state(state)
+    }
+
+    fn report(&self, adapters: &AdapterSet) -> Result<Vec<(String, f64)>> {
+        (**self).report(adapters)
+    }
 }
 
 /// Plain LoRA: changes nothing.

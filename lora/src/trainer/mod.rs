@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use autograd::{Gradients, Optimizer, Tape, clip_by_global_norm};
-use tensor::Tensor;
+use tensor::{Device, Tensor};
 
 use crate::adapter_set::AdapterSet;
 use crate::base::Base;
@@ -22,7 +22,7 @@ use crate::error::{LoraError, Result};
 use crate::forward::{DropoutSource, Forward, Model};
 use crate::peft::{TensorFile, write_tensors};
 pub use checkpoint::latest_checkpoint;
-use checkpoint::{OPTIMIZER_FILE, Progress, TRANSFORM_FILE, write_checkpoint};
+use checkpoint::{OPTIMIZER_FILE, Progress, REGULARISER_FILE, TRANSFORM_FILE, write_checkpoint};
 pub use evaluation::{Evaluation, evaluate};
 pub use hooks::{GradientTransform, Regulariser, Unchanged};
 pub use observer::{CheckpointReport, EvaluationReport, Observer, StepReport};
@@ -56,7 +56,8 @@ pub struct Outcome {
     pub steps: u64,
     /// Whether an observer ended the run before its end.
     pub stopped: bool,
-    /// What the method that changed gradients had to tell, see [`GradientTransform::report`].
+    /// What the method that changed gradients and the regulariser had to tell, see [`GradientTransform::report`] and
+    /// [`Regulariser::report`].
     pub method: Vec<(String, f64)>,
 }
 
@@ -109,7 +110,7 @@ impl<'a> Trainer<'a> {
         Trainer { transform: Box::new(transform), prepared: false, ..self }
     }
 
-    /// Sets the method that changes factors after the step.
+    /// Sets the method that changes factors after the step; before [`Trainer::resume`], which reads its state.
     #[must_use]
     pub fn with_regulariser(self, regulariser: impl Regulariser + 'a) -> Self {
         Trainer { regulariser: Box::new(regulariser), ..self }
@@ -135,14 +136,8 @@ impl<'a> Trainer<'a> {
         let bytes = fs::read(&path).map_err(|error| LoraError::file(&path, error))?;
         self.optimizer.load_state(TensorFile::parse(&path, &bytes)?.into_tensors(&device)?)?;
         self.prepare_transform()?;
-        let path = checkpoint.join(TRANSFORM_FILE);
-        let state = if path.exists() {
-            let bytes = fs::read(&path).map_err(|error| LoraError::file(&path, error))?;
-            TensorFile::parse(&path, &bytes)?.into_tensors(&device)?
-        } else {
-            Vec::new()
-        };
-        self.transform.load_state(state)?;
+        self.transform.load_state(read_state(&checkpoint.join(TRANSFORM_FILE), &device)?)?;
+        self.regulariser.load_state(read_state(&checkpoint.join(REGULARISER_FILE), &device)?)?;
         let best = self.options.output.as_ref().map(|output| output.join(BEST_DIRECTORY));
         self.best = match (progress.best, best) {
             (Some(_), Some(directory)) => Some(AdapterSet::load(&directory, &base, &device)?.0),
@@ -199,7 +194,8 @@ impl<'a> Trainer<'a> {
         self.report()?;
         let best = self.best.zip(self.progress.best);
         let best = best.map(|(adapters, (step, loss))| Best { adapters, step, loss });
-        let method = self.transform.report()?;
+        let mut method = self.transform.report()?;
+        method.extend(self.regulariser.report(&self.adapters)?);
         Ok(Outcome { adapters: self.adapters, best, steps: self.progress.step, stopped, method })
     }
 
@@ -291,9 +287,12 @@ impl<'a> Trainer<'a> {
         let directory = write_checkpoint(output, step, |directory| {
             let state = self.optimizer.state()?;
             write_tensors(&directory.join(OPTIMIZER_FILE), state.iter().map(|(name, tensor)| (name, tensor)))?;
-            let state = self.transform.state()?;
-            if !state.is_empty() {
-                write_tensors(&directory.join(TRANSFORM_FILE), state.iter().map(|(name, tensor)| (name, tensor)))?;
+            for (file, state) in
+                [(TRANSFORM_FILE, self.transform.state()?), (REGULARISER_FILE, self.regulariser.state()?)]
+            {
+                if !state.is_empty() {
+                    write_tensors(&directory.join(file), state.iter().map(|(name, tensor)| (name, tensor)))?;
+                }
             }
             self.progress.write(directory)?;
             self.adapters.save(directory, &self.options.origin)
@@ -303,6 +302,15 @@ impl<'a> Trainer<'a> {
         self.pending.restart_clock();
         Ok(())
     }
+}
+
+/// The tensors of a method's state; none where the method wrote no file.
+fn read_state(path: &Path, device: &Device) -> Result<Vec<(String, Tensor)>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let bytes = fs::read(path).map_err(|error| LoraError::file(path, error))?;
+    TensorFile::parse(path, &bytes)?.into_tensors(device)
 }
 
 /// Where the adapter with the lowest validation loss is written, inside the output directory.

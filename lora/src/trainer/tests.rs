@@ -3,8 +3,8 @@ use std::rc::Rc;
 
 use autograd::check::TestRandom;
 use autograd::{AdamW, AdamWConfig, Schedule, Sgd, SgdConfig, Var};
+use tensor::DType;
 use tensor::testing::on_each_backend;
-use tensor::{DType, Device};
 
 use super::*;
 use crate::batch::{Batch, IGNORED};
