@@ -110,8 +110,8 @@ impl GaussianProcess {
         if expected != found {
             return Err(BayesianError::Dimensions { what: "the list of length-scales", expected, found });
         }
-        let positive = |x: &f64| x.is_finite() && *x > 0.0;
-        if !length_scales.iter().all(positive) || !(noise.is_finite() && *noise >= 0.0) {
+        let refused = length_scales.iter().any(|x| !x.is_finite() || *x <= 0.0) || !noise.is_finite() || *noise < 0.0;
+        if refused {
             let message = "length-scales must be positive, and the noise not negative".into();
             return Err(BayesianError::Setting { setting: "hyperparameters", message });
         }

@@ -166,7 +166,7 @@ impl Search {
                 break;
             }
             process = process.believing(&point)?;
-            let place = self.space.from_unit(&point);
+            let place = self.space.point_of(&point);
             proposals.push(self.register(place, point, Origin::Improvement, Some(improvement)));
             self.steps_proposed += 1;
         }
@@ -237,7 +237,7 @@ impl Search {
     fn design(&mut self) -> Vec<Proposal> {
         let mut proposals: Vec<Proposal> = Vec::new();
         for anchor in self.options.anchors.clone() {
-            let unit = self.space.to_unit(&anchor);
+            let unit = self.space.unit_of(&anchor);
             if !self.waits(&unit) {
                 proposals.push(self.register(anchor, unit, Origin::Anchor, None));
             }
@@ -251,7 +251,7 @@ impl Search {
                 break;
             }
             if !self.waits(&unit) {
-                proposals.push(self.register(self.space.from_unit(&unit), unit, Origin::Sobol, None));
+                proposals.push(self.register(self.space.point_of(&unit), unit, Origin::Sobol, None));
             }
         }
         proposals

@@ -40,12 +40,12 @@ impl Space {
     }
 
     /// A point of the box as one of the unit cube.
-    pub(super) fn to_unit(&self, point: &[f64]) -> Vec<f64> {
+    pub(super) fn unit_of(&self, point: &[f64]) -> Vec<f64> {
         point.iter().zip(&self.bounds).map(|(x, (low, high))| (x - low) / (high - low)).collect()
     }
 
     /// A point of the unit cube as one of the box.
-    pub(super) fn from_unit(&self, unit: &[f64]) -> Vec<f64> {
+    pub(super) fn point_of(&self, unit: &[f64]) -> Vec<f64> {
         unit.iter().zip(&self.bounds).map(|(u, &(low, high))| (low + u * (high - low)).clamp(low, high)).collect()
     }
 }
