@@ -6,19 +6,33 @@
 //! |---|---|
 //! | what changed between the bases | [`Evolution`] |
 //! | adapters from the old one and the change | [`fuse`], [`transfer`](transfer()) |
-//! | search for the point to start from | [`bayesian`] |
+//! | stage 0: whether anything has to be done | [`gate`] |
+//! | stage 1: the point to start from | [`search_start`], by [`bayesian`] optimisation of an [`Objective`] |
+//! | stage 2: fine-tuning held at that point | [`AnchoredRegulariser`], [`RegularisationSchedule`] |
 
 #![forbid(unsafe_code)]
 
 pub mod bayesian;
+mod candidates;
 mod dense;
 mod evolution;
 mod fusion;
+mod groups;
+mod initialise;
+mod objective;
+mod regulariser;
+mod schedule;
 mod transfer;
 
+pub use candidates::PairedDifference;
 pub use evolution::{
     Alignment, Evolution, EvolutionCache, EvolutionOptions, ModuleEvolution, RANKS_PER_ADAPTER_RANK, Statistics,
     Weights,
 };
 pub use fusion::{Coefficients, Fusion, fill_idle_directions, fuse};
+pub use groups::{GroupCoefficients, Grouping, Groups};
+pub use initialise::{CandidateReport, Gate, Start, StartOptions, StartOrigin, UNCHANGED, Verdict, gate, search_start};
+pub use objective::{Objective, SearchCost};
+pub use regulariser::AnchoredRegulariser;
+pub use schedule::{DataAmount, RegularisationSchedule, Relaxation, fine_tuning_rate, strong_regularisation};
 pub use transfer::transfer;
