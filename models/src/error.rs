@@ -215,6 +215,16 @@ pub enum ModelError {
         /// The tokenizer's words.
         message: String,
     },
+    /// Two checkpoints are not two versions of one model.
+    #[error("{} is no update of {}: {message}", new.display(), old.display())]
+    Update {
+        /// The old checkpoint's directory.
+        old: PathBuf,
+        /// The new checkpoint's directory.
+        new: PathBuf,
+        /// What differs.
+        message: String,
+    },
     /// An argument of a call is wrong.
     #[error("{operation}: {message}")]
     InvalidArgument {

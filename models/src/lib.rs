@@ -36,6 +36,7 @@ mod llama;
 mod loss;
 mod merge;
 mod tokenizer;
+mod update;
 mod weights;
 
 pub use architecture::ModelConfig;
@@ -47,4 +48,5 @@ pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
 pub use llama::{Cache, Llama, LlamaClassifier, LlamaConfig, RopeScaling, inverse_frequencies};
 pub use merge::{MergedCheckpoint, load_adapter, merge_checkpoint};
 pub use tokenizer::{EncodedPair, TokenStream, Tokenizer};
+pub use update::{ModelUpdate, Side};
 pub use weights::WeightType;

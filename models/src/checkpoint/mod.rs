@@ -3,6 +3,7 @@
 //! read whole; every name, offset and path is checked here. Nothing in a PyTorch file is executed: its pickle goes
 //! through an interpreter that knows tensors and refuses everything else.
 
+mod fingerprint;
 mod pickle;
 mod safetensors_file;
 mod tensor_file;
