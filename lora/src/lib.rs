@@ -65,7 +65,7 @@ pub use init::{Initialisation, kaiming_uniform};
 pub use labelled::{LabelledSequences, SequenceLabels};
 pub use linear::Linear;
 pub use metrics::MetricsWriter;
-pub use peft::{CONFIG_FILE, WEIGHTS_FILE, little_endian_bytes};
+pub use peft::{CONFIG_FILE, WEIGHTS_FILE, little_endian_bytes, read_adapter_origin};
 pub use peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
 pub use sources::{Example, PackedTokens, PaddedExamples};
 pub use targets::{Matcher, ModuleShape, Targets};

@@ -1,6 +1,6 @@
 //! PEFT directories: `adapter_config.json` and `adapter_model.safetensors`, as Python's PEFT reads and writes them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +54,10 @@ impl AdapterSet {
             let name = stored_name(module, parameter, self.adapter(module).is_some());
             named.push((format!("{PREFIX}{name}"), tensor.clone()));
         }
-        let mut metadata = HashMap::new();
+        let mut metadata = BTreeMap::new();
+        if let Some(fingerprint) = &origin.base_fingerprint {
+            metadata.insert(BASE_FINGERPRINT.to_string(), fingerprint.clone());
+        }
         if self.inner.subtracted.is_some() {
             metadata.insert(TRAINING_CONFIG.to_string(), write_training_config(self.config(), origin)?);
         }
@@ -72,9 +75,10 @@ impl AdapterSet {
     /// [`LoraError::MissingTensor`], [`LoraError::UnexpectedTensor`], [`LoraError::TensorShape`], or the device's own
     /// errors.
     pub fn load(directory: &Path, base: impl Into<Base>, device: &Device) -> Result<(Self, AdapterOrigin)> {
-        let (config, origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
+        let (config, mut origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
         let path = directory.join(WEIGHTS_FILE);
         let bytes = read_weights(&path)?;
+        origin.base_fingerprint = metadata_entry(&path, &bytes, BASE_FINGERPRINT)?;
         let file = TensorFile::parse(&path, &bytes)?;
         // A configuration that was changed since no longer belongs to what the metadata says.
         let training = training_config(&path, &bytes)?;
@@ -91,12 +95,27 @@ impl AdapterSet {
 /// Entry of the file's metadata with the configuration of a set whose initial product is subtracted.
 const TRAINING_CONFIG: &str = "subtracted_initial_product";
 
+/// Entry of the file's metadata with [`AdapterOrigin::base_fingerprint`].
+const BASE_FINGERPRINT: &str = "base_fingerprint";
+
+/// What a PEFT directory says about an adapter's origin, without a model.
+///
+/// # Errors
+/// As [`AdapterSet::load`] for files that cannot be read.
+pub fn read_adapter_origin(directory: &Path) -> Result<AdapterOrigin> {
+    let (_, origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
+    let path = directory.join(WEIGHTS_FILE);
+    let base_fingerprint = metadata_entry(&path, &read_weights(&path)?, BASE_FINGERPRINT)?;
+    Ok(AdapterOrigin { base_fingerprint, ..origin })
+}
+
 fn training_config(path: &Path, bytes: &[u8]) -> Result<Option<LoraConfig>> {
+    metadata_entry(path, bytes, TRAINING_CONFIG)?.map(|text| read_training_config(path, &text)).transpose()
+}
+
+fn metadata_entry(path: &Path, bytes: &[u8], name: &str) -> Result<Option<String>> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| LoraError::format(path, error))?;
-    match metadata.metadata().as_ref().and_then(|entries| entries.get(TRAINING_CONFIG)) {
-        Some(text) => read_training_config(path, text).map(Some),
-        None => Ok(None),
-    }
+    Ok(metadata.metadata().as_ref().and_then(|entries| entries.get(name)).cloned())
 }
 
 /// Name of a parameter that is trained as a whole. PEFT has the frozen layer of an adapted module inside the adapter's.
@@ -248,14 +267,14 @@ pub(crate) fn write_tensors<'t, S>(path: &Path, named: impl IntoIterator<Item = 
 where
     S: AsRef<str> + Ord + std::fmt::Display,
 {
-    write_tensors_with(path, named, HashMap::new())
+    write_tensors_with(path, named, BTreeMap::new())
 }
 
 /// As [`write_tensors`], with entries for the file's metadata.
 fn write_tensors_with<'t, S>(
     path: &Path,
     named: impl IntoIterator<Item = (S, &'t Tensor)>,
-    mut metadata: HashMap<String, String>,
+    mut metadata: BTreeMap<String, String>,
 ) -> Result<()>
 where
     S: AsRef<str> + Ord + std::fmt::Display,
@@ -271,8 +290,25 @@ where
     let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
     // Python's loaders ask for this entry to know which framework's layout it is.
     metadata.insert("format".to_string(), "pt".to_string());
-    let bytes = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
-    write_whole(path, &bytes.map_err(|error| LoraError::format(path, error))?)
+    let bytes = views.and_then(|views| safetensors::serialize(views, None));
+    let bytes = bytes.map_err(|error| LoraError::format(path, error))?;
+    let metadata = serde_json::to_string(&metadata).map_err(|error| LoraError::format(path, error))?;
+    write_whole(path, &with_metadata(&bytes, &metadata))
+}
+
+/// A safetensors file without metadata, with some. (The library writes its entries in an order that differs from run to
+/// run.)
+fn with_metadata(file: &[u8], metadata: &str) -> Vec<u8> {
+    let length = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length)) as usize;
+    let (header, tensors) = file[8..].split_at(length);
+    // A header is an object, whose first character is a brace; padded by spaces to a multiple of eight.
+    let rest = header[1..].trim_ascii();
+    let comma = if rest.starts_with(b"}") { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}").into_bytes();
+    header.extend_from_slice(rest);
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], &header, tensors].concat()
 }
 
 fn stored_type(dtype: DType) -> Dtype {

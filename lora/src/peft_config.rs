@@ -17,6 +17,9 @@ pub struct AdapterOrigin {
     pub base_model: Option<String>,
     /// `task_type`, such as `CAUSAL_LM`.
     pub task_type: Option<String>,
+    /// A fingerprint of that model's weights, by which a later program can tell whether it has the same; in the metadata of
+    /// the file with the weights, since PEFT's configuration has no place for it.
+    pub base_fingerprint: Option<String>,
 }
 
 /// The file's fields in the order in which they are written. Fields that only newer versions of PEFT know arrive in
@@ -117,8 +120,11 @@ fn read_fields(path: &Path, fields: Fields) -> Result<(LoraConfig, AdapterOrigin
     };
     config.validate().map_err(|error| LoraError::format(path, error))?;
     let named = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let origin =
-        AdapterOrigin { base_model: named(fields.base_model_name_or_path), task_type: named(fields.task_type) };
+    let origin = AdapterOrigin {
+        base_model: named(fields.base_model_name_or_path),
+        task_type: named(fields.task_type),
+        base_fingerprint: None,
+    };
     Ok((config, origin))
 }
 
@@ -354,7 +360,11 @@ mod tests {
             exclude_modules: Some(Targets::names(["k_proj"])),
             init_lora_weights: Initialisation::Gaussian,
         };
-        let origin = AdapterOrigin { base_model: Some("base".into()), task_type: Some("CAUSAL_LM".into()) };
+        let origin = AdapterOrigin {
+            base_model: Some("base".into()),
+            task_type: Some("CAUSAL_LM".into()),
+            base_fingerprint: None,
+        };
         let text = write_adapter_config(&config, &origin).unwrap();
         assert_eq!(read(&text).unwrap(), (config, origin));
     }

@@ -50,7 +50,7 @@ fn zeros(shape: &[usize]) -> Tensor {
 on_each_backend! {
     fn an_adapter_written_by_python_is_read(device) {
         let (set, origin) = AdapterSet::load(&fixture("adapter"), &modules(), device).unwrap();
-        assert_eq!(origin, AdapterOrigin { base_model: None, task_type: Some("CAUSAL_LM".into()) });
+        assert_eq!(origin, AdapterOrigin { task_type: Some("CAUSAL_LM".into()), ..AdapterOrigin::default() });
         assert_eq!(set.adapters().len(), 14);
         assert!(set.adapters().all(|adapter| adapter.rank == 4 && adapter.scaling == 2.0));
         let bytes = fs::read(fixture("adapter").join(WEIGHTS_FILE)).unwrap();
@@ -171,4 +171,26 @@ fn truncated_pickled_and_absent_files_are_named() {
     let bytes = fs::read(fixture("adapter").join(WEIGHTS_FILE)).unwrap();
     fs::write(directory.path().join(WEIGHTS_FILE), &bytes[..bytes.len() / 2]).unwrap();
     assert!(load().contains(WEIGHTS_FILE));
+}
+
+#[test]
+fn the_bases_fingerprint_stays_with_the_weights() {
+    let device = Device::cpu();
+    let config = LoraConfig { rank: 2, ..LoraConfig::default() };
+    let set = AdapterSet::new(config, &[crate::ModuleShape::new("q", 3, 5)], &device, 0).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let origin = AdapterOrigin { base_fingerprint: Some("0123 \"quoted\"".into()), ..AdapterOrigin::default() };
+    set.save(directory.path(), &origin).unwrap();
+    assert_eq!(read_adapter_origin(directory.path()).unwrap(), origin);
+    let (read, read_origin) =
+        AdapterSet::load(directory.path(), &[crate::ModuleShape::new("q", 3, 5)], &device).unwrap();
+    assert_eq!(read_origin, origin);
+    assert_eq!(
+        read.factors("q").unwrap().a.to_vec::<f32>().unwrap(),
+        set.factors("q").unwrap().a.to_vec::<f32>().unwrap()
+    );
+    let bytes = fs::read(directory.path().join(WEIGHTS_FILE)).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    assert!(header.is_multiple_of(8), "tensors are aligned");
+    assert!(bytes[8..].starts_with(br#"{"__metadata__":{"base_fingerprint":"#), "entries are in order");
 }

@@ -14,12 +14,13 @@ use lora::{
     AdapterOrigin, AdapterSet, Base, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
     WEIGHTS_FILE, evaluate, latest_checkpoint,
 };
+use models::Checkpoint;
 use serde_json::json;
 
 pub use arguments::{Arguments, Precision, positive};
 pub use inputs::{Inputs, read as read_inputs};
 pub use method::OptimizerKind;
-use progress::Progress;
+pub use progress::Progress;
 
 use crate::Common;
 use crate::data::Sources;
@@ -85,7 +86,8 @@ fn starting_point(
 ) -> Outcome<(AdapterSet, AdapterOrigin)> {
     let base_model = Some(arguments.model.to_string_lossy().into_owned());
     let task_type = if arguments.task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" };
-    let origin = AdapterOrigin { base_model, task_type: Some(task_type.into()) };
+    let base_fingerprint = Some(Checkpoint::open(&arguments.model).map_err(loading::model_failure)?.fingerprint());
+    let origin = AdapterOrigin { base_model, task_type: Some(task_type.into()), base_fingerprint };
     if let Some(directory) = &arguments.init_adapter {
         let (mut adapters, _) = loading::adapter(directory, model, output)?;
         adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;
