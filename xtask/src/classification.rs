@@ -84,7 +84,8 @@ pub fn class_of(output: &[f32]) -> i32 {
     best as i32
 }
 
-fn cross_entropy(output: &[f32], class: i32) -> f64 {
+/// The negative logarithm of the probability that logits give a class.
+pub fn cross_entropy(output: &[f32], class: i32) -> f64 {
     let highest = output.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = output.iter().map(|&value| f64::from(value - highest).exp()).sum();
     let chosen = usize::try_from(class).ok().and_then(|class| output.get(class)).copied().unwrap_or(f32::NEG_INFINITY);

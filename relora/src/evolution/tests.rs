@@ -2,6 +2,7 @@ use std::cell::Cell;
 
 use lora::{LoraConfig, ModuleShape, Targets};
 use tensor::DType;
+use tensor::testing::on_each_backend;
 
 use super::*;
 
@@ -185,4 +186,19 @@ fn alignment_tells_the_same_directions_from_others() {
     set.set_factors("q", v, random(30, 2, 42)).unwrap();
     let other = module.alignment(&set.factors("q").unwrap()).unwrap();
     assert!(other.outputs < 0.5 && other.inputs > 0.999 && other.cosine.abs() < 0.7, "{other:?}");
+}
+
+on_each_backend! {
+    fn devices_agree(device) {
+        let spectrum: Vec<f32> = (0..20).map(|i| 0.5f32.powi(i)).collect();
+        let change = with_spectrum(50, 40, &spectrum, 50);
+        let zero = Tensor::zeros(&Device::cpu(), &[50, 40], DType::F32).unwrap();
+        let set = adapter(&[ModuleShape::new("q", 40, 50)], 3);
+        let (old, new) = (Matrices::new([("q", zero)]), Matrices::new([("q", change.clone())]));
+        let evolution = Evolution::measure(&set, &old, &new, &EvolutionOptions::default(), None, device).unwrap();
+        let module = evolution.module("q").unwrap();
+        assert!(module.left.device().is_cpu());
+        assert!(distance(&product_of(module), &change) < 1.02 * 0.5f64.powi(12) / 0.75f64.sqrt());
+        assert!((module.statistics.singular_values[5] - 0.5f64.powi(5)).abs() < 1e-5);
+    }
 }

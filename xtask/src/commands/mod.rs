@@ -7,6 +7,7 @@ mod finetune;
 mod generate;
 mod inspect;
 mod merge;
+mod restore;
 mod test;
 
 use std::process::ExitCode;
@@ -20,6 +21,13 @@ use crate::output::Output;
 pub enum Command {
     /// Train a LoRA adapter on a checkpoint; writes PEFT files.
     Finetune(Box<finetune::Arguments>),
+    /// ReLoRA (2026), not the 2023 pretraining method: bring adapters of an old base to its update.
+    ///
+    /// Each adapter is tried on the new base as it is; then coefficients for the old adapter and for the change of the
+    /// base's weights are searched for; from the best start it is trained on, held to that start at first. What each step
+    /// bought is told in a table. Example: cargo xtask restore --old-model path/to/v1 --new-model path/to/v2 --adapter
+    /// my-adapter --data notes.txt --out restored
+    Restore(Box<restore::Arguments>),
     /// Measure a model, with or without an adapter: loss and perplexity, or a task's own measures.
     Evaluate(evaluate::Arguments),
     /// Fold an adapter into its base and write a Hugging Face checkpoint.
@@ -41,6 +49,7 @@ impl Command {
     pub fn run(self, common: &Common, output: &Output) -> Outcome<ExitCode> {
         match self {
             Command::Finetune(arguments) => finetune::run(&arguments, common, output),
+            Command::Restore(arguments) => restore::run(&arguments, common, output),
             Command::Evaluate(arguments) => evaluate::run(&arguments, common, output),
             Command::Merge(arguments) => merge::run(&arguments, common, output),
             Command::Inspect(arguments) => inspect::run(&arguments, output),

@@ -1,0 +1,212 @@
+//! `restore`: brings adapters of an old base model to its update (ReLoRA). What each file holds: `arguments` the flags,
+//! `jobs` which adapters, `bases` the two checkpoints, `restoration` one adapter's turn, `objective` and `search` its
+//! second stage, `training` its third, `report` what is told.
+
+mod arguments;
+mod bases;
+mod jobs;
+mod objective;
+mod report;
+mod restoration;
+mod search;
+mod training;
+
+use std::process::ExitCode;
+
+use lora::{evaluate, write_whole};
+use models::Side;
+use serde_json::{Value, json};
+
+pub use arguments::Arguments;
+use arguments::Target;
+use bases::Bases;
+use jobs::Job;
+use restoration::{Restoration, finished, identity};
+
+use crate::Common;
+use crate::data::Shape;
+use crate::failure::{Failure, Outcome};
+use crate::inputs::{DataRequest, TaskData};
+use crate::interrupt;
+use crate::loading::lora_failure;
+use crate::output::Output;
+
+pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
+    interrupt::watch();
+    if !(arguments.tolerance.is_finite() && arguments.tolerance >= 0.0) {
+        return Err(Failure::input("--tolerance: must be a number that is not negative, such as 0.01"));
+    }
+    let jobs = jobs::jobs(arguments)?;
+    let mut bases = Bases::open(arguments, common, output)?;
+    let mut results: Vec<Option<Outcome<Value>>> =
+        jobs.iter().map(|job| check(arguments, common, &bases, job)).collect();
+    let old_losses = losses_on_the_old_base(arguments, common, &mut bases, &jobs, &mut results, output)?;
+    // Jobs with the same head follow each other, so that each kind of model is loaded once.
+    let mut order: Vec<usize> = (0..jobs.len()).filter(|&index| results[index].is_none()).collect();
+    order.sort_by_key(|&index| (outputs(&jobs[index]), index));
+    for index in order {
+        let job = &jobs[index];
+        output.say(format!("\n{} ({} of {})", job.name, index + 1, jobs.len()));
+        let result = restore(arguments, common, &mut bases, job, old_losses[index], output);
+        if let Err(Failure::Interrupted(message)) = result {
+            return Err(Failure::Interrupted(message));
+        }
+        if interrupt::requested() {
+            return Err(Failure::Interrupted("interrupted; what is finished is kept, and --resume goes on".into()));
+        }
+        if let Err(failure) = &result {
+            output.say(format!("{}: {failure}", job.name));
+        }
+        results[index] = Some(result);
+    }
+    conclude(arguments, &jobs, results, output)
+}
+
+/// Numbers that the job's model gives for each sequence; none for a language model. Tasks that are wrong are told later.
+fn outputs(job: &Job) -> Option<usize> {
+    job.task.target(&job.labels).ok().flatten().map(|target| target.outputs())
+}
+
+/// What is known of a job before anything is loaded: a mistake, or the report of an earlier run.
+fn check(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: &Job) -> Option<Outcome<Value>> {
+    let known = || -> Outcome<Option<Value>> {
+        job.check(arguments)?;
+        job.task.target(&job.labels)?;
+        bases.check_origin(&job.adapter)?;
+        let identity = identity(arguments, common, bases, job)?;
+        Ok(if arguments.resume { finished(job, &identity) } else { None })
+    };
+    known().transpose()
+}
+
+/// The losses that parity asks for, measured on the old base before the new one is loaded.
+fn losses_on_the_old_base(
+    arguments: &Arguments,
+    common: &Common,
+    bases: &mut Bases<'_>,
+    jobs: &[Job],
+    results: &mut [Option<Outcome<Value>>],
+    output: &Output,
+) -> Outcome<Vec<Option<f64>>> {
+    let mut losses = vec![None; jobs.len()];
+    for (index, job) in jobs.iter().enumerate() {
+        if results[index].is_some() || job.target != Target::Parity {
+            continue;
+        }
+        if interrupt::requested() {
+            return Err(Failure::Interrupted("interrupted before anything was done".into()));
+        }
+        match loss_on_the_old_base(arguments, common, bases, job) {
+            Ok(loss) => {
+                output.say(format!("{} on the old base: validation loss {loss:.4}", job.name));
+                losses[index] = Some(loss);
+            }
+            Err(failure) => {
+                output.say(format!("{}: {failure}", job.name));
+                results[index] = Some(Err(failure));
+            }
+        }
+    }
+    Ok(losses)
+}
+
+fn loss_on_the_old_base(arguments: &Arguments, common: &Common, bases: &mut Bases<'_>, job: &Job) -> Outcome<f64> {
+    let data = load(arguments, common, bases, job, Side::Old)?;
+    let (adapter, _) = bases.adapter(Side::Old, &job.adapter)?;
+    let evaluation = evaluate(bases.loaded()?.model(), Some(&adapter), &*data.sources.validation);
+    Ok(evaluation.map_err(|error| Failure::input(format!("validation: {error}")))?.loss)
+}
+
+/// Loads the model of one side for a job, and the job's data in its tokens.
+fn load(arguments: &Arguments, common: &Common, bases: &mut Bases<'_>, job: &Job, side: Side) -> Outcome<TaskData> {
+    let target = job.task.target(&job.labels)?;
+    let request = DataRequest {
+        task: job.task,
+        target: target.as_ref(),
+        data: &job.data,
+        validation: &job.validation,
+        shape: Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed },
+    };
+    let tokenizer = bases.tokenizer(side)?;
+    let rows = request.rows()?;
+    bases.load(side, target.as_ref())?;
+    request.batches(rows, &tokenizer, bases.loaded()?.positions())
+}
+
+fn restore(
+    arguments: &Arguments,
+    common: &Common,
+    bases: &mut Bases<'_>,
+    job: &Job,
+    old_base_loss: Option<f64>,
+    output: &Output,
+) -> Outcome<Value> {
+    let identity = identity(arguments, common, bases, job)?;
+    let data = load(arguments, common, bases, job, Side::New)?;
+    Restoration { arguments, common, output, bases, job, data, old_base_loss }.run(&identity)
+}
+
+/// The table, the report of the whole run, and the exit code.
+fn conclude(
+    arguments: &Arguments,
+    jobs: &[Job],
+    results: Vec<Option<Outcome<Value>>>,
+    output: &Output,
+) -> Outcome<ExitCode> {
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for (job, result) in jobs.iter().zip(results) {
+        match result {
+            Some(Ok(mut report)) => {
+                report["out"] = json!(job.out);
+                rows.push((job.name.clone(), report));
+            }
+            Some(Err(failure)) => {
+                rows.push((job.name.clone(), json!({ "outcome": "failed", "error": failure.to_string() })));
+                failures.push(failure);
+            }
+            None => {}
+        }
+    }
+    if jobs.len() == 1
+        && let Some(failure) = failures.pop()
+    {
+        return Err(failure);
+    }
+    output.say(format!("\n{}", report::summary(&rows)));
+    for (name, report) in &rows {
+        for remark in report["remarks"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            output.say(format!("{name}: {remark}"));
+        }
+    }
+    let adapters: Vec<Value> = rows
+        .iter()
+        .map(|(name, report)| {
+            let mut report = report.clone();
+            report["adapter"] = json!(name);
+            report
+        })
+        .collect();
+    let summary = json!({ "command": "restore", "out": arguments.out, "adapters": adapters });
+    if jobs.len() > 1 {
+        write_whole(&arguments.out.join("report.json"), format!("{summary:#}\n").as_bytes()).map_err(lora_failure)?;
+    }
+    output.result(&summary);
+    for (job, (_, report)) in jobs.iter().zip(&rows) {
+        // A target that was asked for by number or as the end is a task that was not done.
+        let asked = arguments.stop_at_target || matches!(job.target, Target::Loss(_));
+        if asked && report["outcome"] == "target missed" {
+            output.say(format!(
+                "{}: the target was not reached within {} steps; the best adapter is in {}",
+                job.name,
+                arguments.steps,
+                job.out.display()
+            ));
+            failures.push(Failure::input("target"));
+        }
+    }
+    if !failures.is_empty() {
+        return Ok(ExitCode::from(1));
+    }
+    output.say(format!("adapters: {}", arguments.out.display()));
+    Ok(ExitCode::SUCCESS)
+}

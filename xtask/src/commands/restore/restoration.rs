@@ -1,0 +1,376 @@
+//! One adapter's turn: gate, evolution, search, training; and what is kept on disk between them, so that an interrupted
+//! run goes on where it was.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lora::{AdapterOrigin, AdapterSet, Base, Regulariser, Unchanged, WEIGHTS_FILE, evaluate, write_whole};
+use models::Side;
+use relora::{
+    AnchoredRegulariser, DataAmount, Evolution, EvolutionCache, EvolutionOptions, Fusion, RegularisationSchedule,
+    UNCHANGED, fill_idle_directions, strong_regularisation,
+};
+use serde_json::{Value, json};
+
+use super::arguments::{Arguments, Method, Regularisation, Target};
+use super::bases::{Bases, SideWeights};
+use super::jobs::Job;
+use super::objective::ValidationLosses;
+use super::report::{self, Report, Stages};
+use super::search::{self, Found};
+use super::training::{Ready, Training, WORK};
+use crate::Common;
+use crate::failure::{Failure, Outcome};
+use crate::inputs::TaskData;
+use crate::loading::{Loaded, lora_failure};
+use crate::output::Output;
+
+/// The report of a finished adapter, inside its directory.
+const REPORT_FILE: &str = "restore.json";
+
+/// The adapter that training starts from, and how it was found.
+const START: &str = "start";
+const START_FILE: &str = "start.json";
+
+/// One adapter's turn.
+pub struct Restoration<'a> {
+    pub arguments: &'a Arguments,
+    pub common: &'a Common,
+    pub output: &'a Output,
+    pub bases: &'a Bases<'a>,
+    pub job: &'a Job,
+    pub data: TaskData,
+    /// The loss of the old adapter on the old base, where it was measured.
+    pub old_base_loss: Option<f64>,
+}
+
+/// What training starts from.
+struct Start {
+    adapters: AdapterSet,
+    report: Report,
+}
+
+/// What a run with the same settings would do again, to know whether its files can be used.
+pub fn identity(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: &Job) -> Outcome<Value> {
+    let path = job.adapter.join(WEIGHTS_FILE);
+    let bytes = std::fs::read(&path).map_err(|error| Failure::input(format!("{}: {error}", path.display())))?;
+    let mut hash = DefaultHasher::new();
+    bytes.hash(&mut hash);
+    let settings = format!(
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        job.task,
+        job.labels,
+        job.data,
+        job.validation,
+        job.target,
+        arguments.dtype,
+        arguments.gradient_method,
+        arguments.search,
+        arguments.regularisation
+    );
+    Ok(json!({
+        "old": bases.old_fingerprint, "new": bases.new_fingerprint, "adapter": format!("{:016x}", hash.finish()),
+        "settings": settings, "method": arguments.method.name(), "seed": common.seed,
+        "tolerance": arguments.tolerance, "stop_at_target": arguments.stop_at_target, "steps": arguments.steps,
+        "lr": arguments.lr, "warmup": arguments.warmup, "clip": arguments.clip, "batch": arguments.batch,
+        "seq": arguments.seq, "eval_every": arguments.eval_every, "evolution_ranks": arguments.evolution_ranks,
+    }))
+}
+
+/// The report of an adapter that an earlier run with the same settings finished.
+pub fn finished(job: &Job, identity: &Value) -> Option<Value> {
+    if !job.out.join(WEIGHTS_FILE).exists() {
+        return None;
+    }
+    read(&job.out.join(REPORT_FILE), identity)
+}
+
+fn read(file: &Path, identity: &Value) -> Option<Value> {
+    let mut value: Value = serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
+    (value["identity"] == *identity).then(|| value["report"].take())
+}
+
+impl Restoration<'_> {
+    /// Restores the adapter and writes it.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`], files that are wrong, or what fails on the way; the old adapter is untouched.
+    pub fn run(self, identity: &Value) -> Outcome<Value> {
+        let loaded = self.bases.loaded()?;
+        let (old, origin) = self.bases.adapter(Side::New, &self.job.adapter)?;
+        let origin = AdapterOrigin {
+            base_model: Some(self.arguments.new_model.to_string_lossy().into_owned()),
+            task_type: origin.task_type,
+            base_fingerprint: Some(self.bases.new_fingerprint.clone()),
+        };
+        let target = self.target();
+        if !self.arguments.resume {
+            self.clean(&[START_FILE, REPORT_FILE])?;
+        }
+        let Start { adapters, mut report } = match self.resumed_start(identity, loaded)? {
+            Some(start) => start,
+            None => self.start(&old, loaded, target, &origin, identity)?,
+        };
+        report.remarks = report::carried_over(&old, &self.bases.update);
+        report.remarks.extend(self.bases.check_origin(&self.job.adapter)?);
+        let result = self.train(adapters, old, &mut report, target, &origin, loaded)?;
+        result.save(&self.job.out, &origin).map_err(lora_failure)?;
+        report.metrics = self.data.judge.score(loaded, Some(&result), self.output)?;
+        let report = report.json();
+        self.write(REPORT_FILE, identity, &report)?;
+        self.clean(&[START_FILE])?;
+        Ok(report)
+    }
+
+    fn target(&self) -> Option<f64> {
+        match self.job.target {
+            Target::None => None,
+            Target::Loss(loss) => Some(loss),
+            Target::Parity => self.old_base_loss.map(|loss| loss + self.arguments.tolerance * loss.abs()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.job.out.join(name)
+    }
+
+    fn write(&self, name: &str, identity: &Value, report: &Value) -> Outcome<()> {
+        let text = format!("{:#}\n", json!({ "identity": identity, "report": report }));
+        write_whole(&self.path(name), text.as_bytes()).map_err(lora_failure)
+    }
+
+    /// Removes what belongs to a run under way.
+    fn clean(&self, files: &[&str]) -> Outcome<()> {
+        let gone = |result: std::io::Result<()>, path: &Path| match result {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::input(format!("{}: {error}", path.display())))
+            }
+            _ => Ok(()),
+        };
+        for name in files {
+            gone(std::fs::remove_file(self.path(name)), &self.path(name))?;
+        }
+        for name in [START, WORK] {
+            gone(std::fs::remove_dir_all(self.path(name)), &self.path(name))?;
+        }
+        Ok(())
+    }
+
+    /// The start that an interrupted run with the same settings had found.
+    fn resumed_start(&self, identity: &Value, loaded: &Loaded) -> Outcome<Option<Start>> {
+        if !self.arguments.resume {
+            return Ok(None);
+        }
+        let Some(known) = read(&self.path(START_FILE), identity) else {
+            self.clean(&[START_FILE])?;
+            return Ok(None);
+        };
+        let model = loaded.model();
+        let (adapters, _) =
+            AdapterSet::load(&self.path(START), Base::of(model), model.device()).map_err(lora_failure)?;
+        self.output.say("going on from the start that was found before");
+        let number = |name: &str| known[name].as_f64();
+        let ready = known["ready_step"].as_u64().zip(number("ready_seconds"));
+        let report = Report {
+            method: self.arguments.method.name(),
+            old_base_loss: number("old_base_loss"),
+            reuse_loss: number("reuse_loss"),
+            start_loss: number("start_loss"),
+            target: number("target"),
+            ready: ready.map(|(step, seconds)| Ready { step, seconds }),
+            alpha: number("alpha"),
+            beta: number("beta"),
+            relative_size: number("relative_size"),
+            stages: Stages::from_json(&known["seconds"]),
+            search_examples: known["search_examples"].as_u64().unwrap_or(0) as usize,
+            search: known["search"].clone(),
+            evolution: known["evolution"].clone(),
+            ..Report::default()
+        };
+        Ok(Some(Start { adapters, report }))
+    }
+
+    fn loss(&self, adapters: &AdapterSet, loaded: &Loaded) -> Outcome<f64> {
+        let evaluation = evaluate(loaded.model(), Some(adapters), &*self.data.sources.validation);
+        Ok(evaluation.map_err(|error| Failure::input(format!("validation: {error}")))?.loss)
+    }
+
+    /// Gate and search: everything before training.
+    fn start(
+        &self,
+        old: &AdapterSet,
+        loaded: &Loaded,
+        target: Option<f64>,
+        origin: &AdapterOrigin,
+        identity: &Value,
+    ) -> Outcome<Start> {
+        let method = self.arguments.method;
+        let clock = Instant::now();
+        let mut report = Report {
+            method: method.name(),
+            old_base_loss: self.old_base_loss,
+            target,
+            search: Value::Null,
+            ..Report::default()
+        };
+        let mut losses = ValidationLosses::new(loaded, &*self.data.sources.validation, self.common.seed)
+            .map_err(|error| Failure::input(format!("validation: {error}")))?;
+        let known = search::known_losses(&mut losses, old)?;
+        let reuse = losses.mean(&known);
+        report.reuse_loss = Some(reuse);
+        report.stages.gate = clock.elapsed();
+        self.output.say(format!("the old adapter on the new base: validation loss {reuse:.4}"));
+        if method != Method::Retrain && target.is_some_and(|target| reuse <= target) {
+            report.ready = Some(Ready { step: 0, seconds: clock.elapsed().as_secs_f64() });
+            self.output.say("it meets the target as it is");
+        }
+        let enough = report.ready.is_some() && self.arguments.stop_at_target;
+        let other = match method {
+            Method::Retrain => {
+                let (config, base) = (old.config().clone(), Base::of(loaded.model()));
+                let fresh = AdapterSet::new(config, base, loaded.model().device(), self.common.seed);
+                Some(fresh.map_err(lora_failure)?)
+            }
+            _ if method.fuses() && !enough => self.fused(old, &mut losses, &known, &mut report)?,
+            _ => None,
+        };
+        report.start_loss = Some(match &other {
+            Some(other) => self.loss(other, loaded)?,
+            None => reuse,
+        });
+        let adapters = other.unwrap_or_else(|| old.clone());
+        let met = target.zip(report.start_loss).is_some_and(|(target, loss)| loss <= target);
+        if met && report.ready.is_none() {
+            report.ready = Some(Ready { step: 0, seconds: clock.elapsed().as_secs_f64() });
+        }
+        let spent = report.stages.gate + report.stages.evolution + report.stages.search;
+        report.stages.search += clock.elapsed().saturating_sub(spent);
+        adapters.save(&self.path(START), origin).map_err(lora_failure)?;
+        self.write(START_FILE, identity, &report.json())?;
+        Ok(Start { adapters, report })
+    }
+
+    /// The base's evolution, and the start that comes of it; none where the old adapter stays.
+    fn fused(
+        &self,
+        old: &AdapterSet,
+        losses: &mut ValidationLosses<'_>,
+        reuse: &[f64],
+        report: &mut Report,
+    ) -> Outcome<Option<AdapterSet>> {
+        let clock = Instant::now();
+        let evolution = self.evolution(old)?;
+        report.stages.evolution = clock.elapsed();
+        report.relative_size = Some(evolution.relative_size());
+        let (text, numbers) = report::evolution(&evolution, old)?;
+        report.evolution = numbers;
+        self.output.say(format!("how the base changed (‖E‖/‖W‖ = {:.2e}):\n{text}", evolution.relative_size()));
+        if evolution.relative_size() < UNCHANGED && self.arguments.method.searches() {
+            self.output.say("the adapted weights did not change; the old adapter stays");
+            return Ok(None);
+        }
+        let fusion = Fusion::new(old, &evolution).map_err(lora_failure)?;
+        let clock = Instant::now();
+        let (alpha, beta, fused) = match self.arguments.method.searches() {
+            false => (Some(1.0), Some(-1.0), None),
+            true => {
+                let Found { alpha, beta, adapters, forward_passes, details } =
+                    search::search(&self.arguments.search, self.common.seed, old, losses, &fusion, reuse)?;
+                report.search_examples = forward_passes;
+                report.search = details;
+                (alpha, beta, Some(adapters))
+            }
+        };
+        let fused = match fused {
+            Some(fused) => fused,
+            None => fusion.at(1.0, -1.0).map_err(lora_failure)?,
+        };
+        report.stages.search = clock.elapsed();
+        (report.alpha, report.beta) = (alpha, beta);
+        Ok(Some(fill_idle_directions(&fused, self.common.seed).map_err(lora_failure)?))
+    }
+
+    fn evolution(&self, old: &AdapterSet) -> Outcome<Evolution> {
+        let Bases { update, old_fingerprint, new_fingerprint, .. } = self.bases;
+        let directory = self.arguments.evolution_cache.clone();
+        let directory = directory.unwrap_or_else(|| self.arguments.out.join("evolution"));
+        let cache = EvolutionCache::new(&directory, old_fingerprint, new_fingerprint);
+        let options =
+            EvolutionOptions { ranks_per_adapter_rank: self.arguments.evolution_ranks, seed: self.common.seed };
+        let (before, after) = (SideWeights(update, Side::Old), SideWeights(update, Side::New));
+        Evolution::measure(old, &before, &after, &options, Some(&cache), self.bases.device()).map_err(lora_failure)
+    }
+
+    /// Training, where the method has it and something is left to do; returns the best adapter of all.
+    fn train(
+        &self,
+        start: AdapterSet,
+        old: AdapterSet,
+        report: &mut Report,
+        target: Option<f64>,
+        origin: &AdapterOrigin,
+        loaded: &Loaded,
+    ) -> Outcome<AdapterSet> {
+        let spent = report.stages.total();
+        let clock = Instant::now().checked_sub(spent).unwrap_or_else(Instant::now);
+        let enough = report.ready.is_some() && self.arguments.stop_at_target;
+        let mut results = vec![("start".to_string(), report.start_loss, start.clone())];
+        if self.arguments.method != Method::Retrain {
+            results.push(("old adapter".to_string(), report.reuse_loss, old));
+        }
+        if self.arguments.method.trains() && self.arguments.steps > 0 && !enough {
+            let training = Training {
+                arguments: self.arguments,
+                common: self.common,
+                output: self.output,
+                model: loaded.model(),
+                sources: &self.data.sources,
+                out: &self.job.out,
+                origin,
+                of_tokens: matches!(loaded, Loaded::Language(_)),
+                target,
+                clock,
+            };
+            let begun = Instant::now();
+            let (trained, ready) = training.run(start.clone(), self.regulariser(&start)?)?;
+            report.stages.training = begun.elapsed();
+            report.steps = trained.steps;
+            report.training = json!(trained.method.iter().cloned().collect::<std::collections::BTreeMap<_, _>>());
+            report.ready = report.ready.or(ready);
+            if let Some(best) = trained.best {
+                results.push((format!("step {}", best.step), Some(best.loss), best.adapters));
+            }
+        } else if report.stages.training == Duration::ZERO {
+            report.training = Value::Null;
+        }
+        let of = |loss: &Option<f64>| loss.filter(|loss| loss.is_finite()).unwrap_or(f64::INFINITY);
+        // The first of equals: the earlier, the less was changed.
+        let best = results.into_iter().reduce(|best, next| if of(&next.1) < of(&best.1) { next } else { best });
+        let Some((result, loss, adapters)) = best else { return Ok(start) };
+        self.output.say(format!("result: {result}, validation loss {:.4}", loss.unwrap_or(f64::NAN)));
+        (report.result, report.final_loss) = (result, loss);
+        Ok(adapters)
+    }
+
+    /// What holds training to its start.
+    fn regulariser(&self, start: &AdapterSet) -> Outcome<Box<dyn Regulariser>> {
+        let steps = self.arguments.steps;
+        if self.arguments.method != Method::Relora || self.arguments.regularisation == Regularisation::None {
+            return Ok(Box::new(Unchanged));
+        }
+        let high = strong_regularisation(start).map_err(lora_failure)?;
+        let schedule = match self.arguments.regularisation {
+            Regularisation::Cosine => RegularisationSchedule::untuned(high, steps),
+            Regularisation::Data => {
+                let parameters: usize =
+                    start.adapters().map(|adapter| adapter.rank * (adapter.inputs + adapter.outputs)).sum();
+                let amount = DataAmount::of(self.data.sources.training_tokens as u64, parameters as u64);
+                RegularisationSchedule::two_phases(high, amount, steps)
+            }
+            Regularisation::None => Ok(RegularisationSchedule::none()),
+        };
+        let regulariser = AnchoredRegulariser::new(schedule.map_err(lora_failure)?, start).map_err(lora_failure)?;
+        Ok(Box::new(regulariser))
+    }
+}

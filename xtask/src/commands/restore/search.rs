@@ -1,0 +1,92 @@
+//! The second stage: the search for the point that training starts from.
+
+use lora::AdapterSet;
+use relora::{Coefficients, Fusion, Groups, Objective, Start, StartOptions, search_start};
+use serde_json::{Value, json};
+
+use super::arguments::SearchArguments;
+use super::objective::ValidationLosses;
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::loading::lora_failure;
+
+/// What was found.
+pub struct Found {
+    /// The coefficients, where all weights share them.
+    pub alpha: Option<f64>,
+    pub beta: Option<f64>,
+    pub adapters: AdapterSet,
+    /// Candidates times examples that were looked at.
+    pub forward_passes: usize,
+    pub details: Value,
+}
+
+/// The old adapter's loss on every validation example.
+pub fn known_losses(losses: &mut ValidationLosses<'_>, old: &AdapterSet) -> Outcome<Vec<f64>> {
+    let examples = losses.examples();
+    let mut known = losses.losses(std::slice::from_ref(old), 0..examples).map_err(failure)?;
+    known.pop().ok_or_else(|| Failure::input("validation: there are no examples"))
+}
+
+/// Searches for the coefficients of the old adapter and of the base's evolution.
+pub fn search(
+    arguments: &SearchArguments,
+    seed: u64,
+    old: &AdapterSet,
+    losses: &mut ValidationLosses<'_>,
+    fusion: &Fusion,
+    reuse: &[f64],
+) -> Outcome<Found> {
+    let options = StartOptions {
+        seed,
+        sobol_points: arguments.search_points,
+        steps: arguments.search_steps,
+        search_examples: arguments.search_examples,
+        score_examples: arguments.score_examples.max(arguments.search_examples),
+        ..StartOptions::default()
+    };
+    let groups = Groups::of(old, arguments.groups);
+    let make = |coefficients: &relora::GroupCoefficients| fusion.with(|module| coefficients.of(module));
+    let start = search_start(losses, &groups, reuse, &options, make).map_err(failure)?;
+    let shared =
+        start.coefficients.iter().map(|(_, coefficients)| coefficients).reduce(|first, other| {
+            if first == other { first } else { Coefficients { alpha: f64::NAN, beta: f64::NAN } }
+        });
+    let number = |of: fn(Coefficients) -> f64| shared.map(of).filter(|number| number.is_finite());
+    Ok(Found {
+        alpha: number(|shared| shared.alpha),
+        beta: number(|shared| shared.beta),
+        forward_passes: start.cost.forward_passes as usize,
+        details: details(&start),
+        adapters: start.adapters,
+    })
+}
+
+fn details(start: &Start) -> Value {
+    let groups = |coefficients: &relora::GroupCoefficients| -> Value {
+        let pair = |(name, pair): (&str, Coefficients)| (name.to_string(), json!([pair.alpha, pair.beta]));
+        coefficients.iter().map(pair).collect::<serde_json::Map<_, _>>().into()
+    };
+    let candidates = start.candidates.iter().map(|candidate| {
+        json!({
+            "coefficients": groups(&candidate.coefficients), "origin": format!("{:?}", candidate.origin),
+            "loss": candidate.loss, "examples": candidate.examples, "dropped": candidate.dropped,
+        })
+    });
+    json!({
+        "origin": format!("{:?}", start.origin), "coefficients": groups(&start.coefficients), "loss": start.loss,
+        "examples": start.examples, "gain": start.gain.map(|gain| gain.mean),
+        "gain_standard_error": start.gain.map(|gain| gain.standard_error), "stop": format!("{:?}", start.stop),
+        "forward_passes": start.cost.forward_passes, "loss_seconds": start.cost.loss_seconds,
+        "fusion_seconds": start.cost.fusion_seconds, "candidates": candidates.collect::<Vec<_>>(),
+    })
+}
+
+fn failure(error: lora::LoraError) -> Failure {
+    match interrupt::requested() {
+        true => Failure::Interrupted(
+            "interrupted in the search; what is measured of the base is kept, and --resume goes on".into(),
+        ),
+        false => lora_failure(error),
+    }
+}
