@@ -17,6 +17,7 @@ use crate::loading::lora_failure;
 use crate::output::{Output, bytes, table};
 
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Suite step: the model: LLaMA's tiny, 15m, 160m, 1b, 7b or llama3-8b, or deberta-v3-tiny, -xsmall, -small, -base
     /// or -large with a classifier. Default: by device.

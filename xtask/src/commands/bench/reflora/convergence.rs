@@ -21,6 +21,7 @@ use crate::loading::lora_failure;
 use crate::output::Output;
 
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Suite reflora, convergence: learning rates.
     #[arg(long, value_delimiter = ',', default_value = "3e-4,1e-3,3e-3,1e-2")]

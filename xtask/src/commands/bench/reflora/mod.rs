@@ -14,6 +14,7 @@ use crate::failure::Outcome;
 use crate::output::Output;
 
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Suite reflora: the parts to run; default: toy, consistency and overhead.
     #[arg(long, value_enum, value_delimiter = ',')]

@@ -18,6 +18,7 @@ use crate::loading::lora_failure;
 use crate::output::{Output, bytes, table};
 
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Suite reflora, overhead: cases as name:batch:sequence:rank, the name being a preset of suite step.
     #[arg(long, value_delimiter = ',')]
@@ -133,10 +134,12 @@ pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &
     };
     let default: Vec<String> = default.iter().map(|text| text.to_string()).collect();
     let cases = if options.case.is_empty() { &default } else { &options.case };
-    let (mut rows, mut results) = (Vec::new(), Vec::new());
+    let mut results = Vec::new();
+    output.say("\noverhead beside plain LoRA");
     for text in cases {
         let case = Case::parse(text)?;
         let timed = measure(&case, options, device, seed)?;
+        let mut rows = Vec::new();
         for (method, one) in METHODS.iter().zip(&timed) {
             // Rounds are compared with the same round of plain LoRA: the machine may drift.
             let mut ratios: Vec<f64> = one.rounds.iter().zip(&timed[0].rounds).map(|(own, lora)| own / lora).collect();
@@ -158,8 +161,9 @@ pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &
                 "host_waits_per_step": one.host_waits, "peak_bytes": one.peak_bytes,
             }));
         }
+        // A table for each case as soon as it is there: large models take minutes.
+        let header = ["case", "method", "ms a step", "overhead %", "over rounds", "dispatches", "waits", "peak memory"];
+        output.say(table(&header, &rows));
     }
-    let header = ["case", "method", "ms a step", "overhead %", "over rounds", "dispatches", "waits", "peak memory"];
-    output.say(format!("\noverhead beside plain LoRA\n{}", table(&header, &rows)));
     Ok(Value::Array(results))
 }
