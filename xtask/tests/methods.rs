@@ -85,6 +85,27 @@ fn a_resumed_run_of_a_method_ends_like_one_that_was_not_interrupted() {
 }
 
 #[test]
+fn kinds_of_adapters_are_chosen_by_flags() {
+    let world = World::new();
+    for (out, more) in [
+        ("dora", &["--use-dora"][..]),
+        ("rslora", &["--use-rslora"]),
+        ("pissa", &["--init-lora-weights", "pissa", "--method", "reflora", "--method-warmup", "0"]),
+        ("gaussian", &["--init-lora-weights", "gaussian"]),
+    ] {
+        let output = world.finetune("cpu", out, more);
+        assert!(output.status.success(), "{out}: {}", text(&output.stderr));
+        let report = result(&output);
+        assert!(report["best_validation_loss"].as_f64() < report["validation_loss_before"].as_f64(), "{report}");
+        let config = json_of(&world.path(out).join("adapter_config.json"));
+        assert_eq!(config["use_dora"], out == "dora");
+        assert_eq!(config["use_rslora"], out == "rslora");
+        assert_eq!(config["r"], if out == "pissa" { 16 } else { 8 }, "what PiSSA subtracts doubles the rank");
+    }
+    assert_refused(&world.finetune("cpu", "x", &["--init-lora-weights", "nonsense"]), &["nonsense", "pissa", "olora"]);
+}
+
+#[test]
 fn balance_is_written_line_by_line() {
     let world = World::new();
     let output = world.finetune("cpu", "out", &["--method", "reflora-s", "--method-warmup", "1", "--log-balance", "4"]);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use autograd::{Decay, Schedule};
-use lora::{Length, LoraConfig, Targets};
+use lora::{Initialisation, Length, LoraConfig, Targets};
 use models::{DropoutOverrides, WeightType};
 
 use super::method::MethodArguments;
@@ -48,6 +48,16 @@ pub struct Arguments {
     /// Probability of dropping an element of an adapter's input in training.
     #[arg(long, default_value_t = 0.0)]
     pub dropout: f32,
+    /// Where fresh factors come from, as PEFT spells it: true (A uniform, B zero), gaussian, pissa, pissa_niter_4, olora,
+    /// orthogonal.
+    #[arg(long, value_name = "NAME", conflicts_with = "init_adapter")]
+    pub init_lora_weights: Option<Initialisation>,
+    /// Scale by alpha/√rank instead of alpha/rank.
+    #[arg(long)]
+    pub use_rslora: bool,
+    /// DoRA: train the magnitude of each row of the weight beside the adapter.
+    #[arg(long)]
+    pub use_dora: bool,
     /// Modules to train as a whole beside the adapters; default: pooler and classifier, or score, for a
     /// task with labels.
     #[arg(long, num_args = 1.., value_delimiter = ',')]
@@ -170,7 +180,9 @@ impl Arguments {
                 true => HEADS.iter().filter(|head| has_module(savable, head)).map(|head| head.to_string()).collect(),
                 false => self.modules_to_save.clone(),
             },
-            init_lora_weights: self.method.initialisation(),
+            init_lora_weights: self.init_lora_weights.unwrap_or(self.method.initialisation()),
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
             ..LoraConfig::default()
         }
     }

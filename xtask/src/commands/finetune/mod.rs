@@ -95,7 +95,7 @@ fn starting_point(
     }
     let config = arguments.lora_config(&model.savable_modules());
     let mut adapters = AdapterSet::new(config, Base::of(model), model.device(), common.seed).map_err(lora_failure)?;
-    if arguments.method.starts_from_random_factors() {
+    if arguments.init_lora_weights.is_none() && arguments.method.starts_from_random_factors() {
         adapters.subtract_initial_product().map_err(lora_failure)?;
     }
     Ok((adapters, origin))
