@@ -193,6 +193,10 @@ fn all_stages_lead_from_files_to_an_adapter_bit_for_bit() {
     world.succeed("@second", &held);
     assert_eq!(world.weights("first"), world.weights("second"), "the same seed gives the same bits");
     assert_refused(&world.restore("@first", &held), &["already there", "--overwrite", "--resume"]);
+    let other = ["--validation", "@held.txt", "--resume", "--lr", "0.5"];
+    assert_refused(&world.restore("@first", &other), &["made with other settings", "--overwrite"]);
+    assert_refused(&world.restore("@adapter", &["--overwrite"]), &["the old adapter is kept as it is"]);
+    assert_eq!(world.weights("first"), world.weights("second"));
 }
 
 #[test]

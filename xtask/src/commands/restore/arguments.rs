@@ -50,7 +50,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Method::Relora)]
     pub method: Method,
     /// When an adapter counts as ready: parity (its validation loss on the old base, which is then loaded first and given
-    /// back), a validation loss, or none.
+    /// back), a validation loss, or none. Missing a loss, or any target with --stop-at-target, ends with exit code 1.
     #[arg(long, default_value = "parity")]
     pub target: Target,
     /// By how much of the old base's loss the target of parity may be missed.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use lora::CONFIG_FILE;
+use lora::{CONFIG_FILE, WEIGHTS_FILE};
 use serde::Deserialize;
 
 use super::arguments::{Arguments, Target};
@@ -136,26 +136,36 @@ fn from_line(arguments: &Arguments, base: &Path, line: Line) -> Result<Job, Stri
 }
 
 impl Job {
-    /// Refuses an adapter that is not there, and a place that is taken.
-    pub fn check(&self, arguments: &Arguments) -> Outcome<()> {
+    /// Refuses an adapter that is not there, or that the result would replace.
+    pub fn check(&self) -> Outcome<()> {
         if !self.adapter.join(CONFIG_FILE).is_file() {
             return Err(Failure::input(format!(
                 "adapter {}: no {CONFIG_FILE} here; give the directory of a PEFT adapter",
                 self.adapter.display()
             )));
         }
-        let same = matches!((self.adapter.canonicalize(), self.out.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if same {
-            let message = "--out: must be another directory than the adapter's; the old adapter is kept as it is";
-            return Err(Failure::input(message));
+        match (self.adapter.canonicalize(), self.out.canonicalize()) {
+            (Ok(adapter), Ok(out)) if adapter == out => {
+                let message = "--out: must be another directory than the adapter's; the old adapter is kept as it is";
+                Err(Failure::input(message))
+            }
+            _ => Ok(()),
         }
-        let occupied = self.out.join(lora::WEIGHTS_FILE).exists() && !arguments.overwrite && !arguments.resume;
-        if occupied {
-            return Err(Failure::input(format!(
-                "--out {}: an adapter is already there; choose another directory, or --overwrite, or --resume",
-                self.out.display()
-            )));
+    }
+
+    /// Refuses a place where there is an adapter that is not this run's own.
+    pub fn check_place(&self, arguments: &Arguments) -> Outcome<()> {
+        if !self.out.join(WEIGHTS_FILE).exists() || arguments.overwrite {
+            return Ok(());
         }
-        Ok(())
+        let out = self.out.display();
+        Err(Failure::input(match arguments.resume {
+            true => format!(
+                "--out {out}: an adapter made with other settings is there; choose another directory, or --overwrite"
+            ),
+            false => format!(
+                "--out {out}: an adapter is already there; choose another directory, or --overwrite, or --resume"
+            ),
+        }))
     }
 }

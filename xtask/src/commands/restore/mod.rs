@@ -21,7 +21,7 @@ pub use arguments::Arguments;
 use arguments::Target;
 use bases::Bases;
 use jobs::Job;
-use restoration::{Restoration, finished, identity};
+use restoration::{Restoration, finished, identity, under_way};
 
 use crate::Common;
 use crate::data::Shape;
@@ -70,11 +70,13 @@ fn outputs(job: &Job) -> Option<usize> {
 /// What is known of a job before anything is loaded: a mistake, or the report of an earlier run.
 fn check(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: &Job) -> Option<Outcome<Value>> {
     let known = || -> Outcome<Option<Value>> {
-        job.check(arguments)?;
+        job.check()?;
         job.task.target(&job.labels)?;
         bases.check_origin(&job.adapter)?;
         let identity = identity(arguments, common, bases, job)?;
-        Ok(if arguments.resume { finished(job, &identity) } else { None })
+        let known = if arguments.resume { finished(job, &identity) } else { None };
+        let other = known.is_none() && !(arguments.resume && under_way(job, &identity));
+        if other { job.check_place(arguments).map(|()| None) } else { Ok(known) }
     };
     known().transpose()
 }

@@ -86,6 +86,11 @@ pub fn finished(job: &Job, identity: &Value) -> Option<Value> {
     read(&job.out.join(REPORT_FILE), identity)
 }
 
+/// Whether an earlier run with the same settings was interrupted here.
+pub fn under_way(job: &Job, identity: &Value) -> bool {
+    read(&job.out.join(START_FILE), identity).is_some()
+}
+
 fn read(file: &Path, identity: &Value) -> Option<Value> {
     let mut value: Value = serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
     (value["identity"] == *identity).then(|| value["report"].take())
