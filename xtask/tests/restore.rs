@@ -276,6 +276,25 @@ fn a_fleet_shares_the_base_and_survives_the_failure_of_one() {
 }
 
 #[test]
+fn wrong_manifests_are_refused_by_line() {
+    let world = World::new();
+    let refused = |line: Value, expected: &[&str]| {
+        let first = json!({ "adapter": "adapter", "data": "text.txt" });
+        fs::write(world.path("fleet.jsonl"), format!("{first}\n\n{line}\n")).unwrap();
+        let words =
+            ["restore", "--old-model", "@old", "--new-model", "@new", "--manifest", "@fleet.jsonl", "--out", "@out"];
+        assert_refused(&world.run(&words), &[&["fleet.jsonl", "line 3"], expected].concat());
+        assert!(!world.path("out").exists());
+    };
+    refused(json!({ "adapter": "adapter", "dataset": "text.txt" }), &["unknown field `dataset`"]);
+    refused(json!({ "data": "text.txt" }), &["missing field `adapter`"]);
+    refused(json!({ "adapter": "adapter" }), &["neither `data` nor --data"]);
+    refused(json!({ "adapter": "adapter", "data": "text.txt", "task": "chess" }), &["`chess` is no task"]);
+    refused(json!({ "adapter": "adapter", "data": "text.txt", "target": "soon" }), &["`target` must be parity"]);
+    refused(json!({ "adapter": "adapter", "data": "text.txt", "name": "../up" }), &["is no name of a directory"]);
+}
+
+#[test]
 fn a_killed_run_goes_on_to_the_same_bits() {
     let world = World::new();
     let more = ["--steps", "40", "--save-every", "5", "--adapter", "@adapter"];
