@@ -244,6 +244,13 @@ impl Restoration<'_> {
             Some(other) => self.loss(other, loaded)?,
             None => reuse,
         });
+        if let (Some(loss), true) = (report.start_loss, other.is_some()) {
+            let coefficients = match (report.alpha, report.beta) {
+                (Some(alpha), Some(beta)) => format!(" at alpha {alpha:.3}, beta {beta:.3}"),
+                _ => String::new(),
+            };
+            self.output.say(format!("start{coefficients}: validation loss {loss:.4}"));
+        }
         let adapters = other.unwrap_or_else(|| old.clone());
         let met = target.zip(report.start_loss).is_some_and(|(target, loss)| loss <= target);
         if met && report.ready.is_none() {
