@@ -39,6 +39,11 @@ impl<'a> ValidationLosses<'a> {
         Ok(ValidationLosses { loaded, source, order, batch, labels })
     }
 
+    /// Examples of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// The mean over labels, as training's own evaluation has it, of the losses of all examples.
     pub fn mean(&self, losses: &[f64]) -> f64 {
         let sum: f64 = losses.iter().zip(&self.labels).map(|(loss, &count)| loss * count as f64).sum();

@@ -57,12 +57,13 @@ pub fn search(
         alpha: number(|shared| shared.alpha),
         beta: number(|shared| shared.beta),
         forward_passes: start.cost.forward_passes as usize,
-        details: details(&start),
+        details: details(&start, losses.batch()),
         adapters: start.adapters,
     })
 }
 
-fn details(start: &Start) -> Value {
+/// What is told of a search; `batch` is that of training, whose steps its cost is compared with.
+fn details(start: &Start, batch: usize) -> Value {
     let groups = |coefficients: &relora::GroupCoefficients| -> Value {
         let pair = |(name, pair): (&str, Coefficients)| (name.to_string(), json!([pair.alpha, pair.beta]));
         coefficients.iter().map(pair).collect::<serde_json::Map<_, _>>().into()
@@ -74,7 +75,7 @@ fn details(start: &Start) -> Value {
         })
     });
     json!({
-        "origin": format!("{:?}", start.origin), "coefficients": groups(&start.coefficients), "loss": start.loss,
+        "step_equivalents": start.cost.step_equivalents(batch), "origin": format!("{:?}", start.origin), "coefficients": groups(&start.coefficients), "loss": start.loss,
         "examples": start.examples, "gain": start.gain.map(|gain| gain.mean),
         "gain_standard_error": start.gain.map(|gain| gain.standard_error), "stop": format!("{:?}", start.stop),
         "forward_passes": start.cost.forward_passes, "loss_seconds": start.cost.loss_seconds,
