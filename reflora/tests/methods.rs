@@ -182,6 +182,40 @@ on_each_backend! {
 }
 
 #[test]
+fn adapters_of_embeddings_pass_through_every_method() {
+    let device = Device::cpu();
+    let modules = [ModuleShape::new("tokens", 12, 6).embedding(), ModuleShape::new("x.query", 6, 6)];
+    let config = LoraConfig { rank: 2, targets: Targets::names(["tokens", "query"]), ..LoraConfig::default() };
+    let ones = |shape: &[usize]| Tensor::ones(&device, shape, DType::F32).unwrap();
+    for method in Method::ALL {
+        let mut adapters = AdapterSet::from_factors(config.clone(), &modules, &device, |adapter| {
+            let (a, b) = ([adapter.rank, adapter.inputs], [adapter.outputs, adapter.rank]);
+            let normal = |name: &str, shape: &[usize]| {
+                Tensor::random_normal(&device, shape, 0.0, 1.0, RandomKey::named(1, name, 0))
+            };
+            Ok((normal(&adapter.a, &a)?, normal(&adapter.b, &b)?.affine(0.1, 0.0)?))
+        })
+        .unwrap();
+        let before = adapters.clone();
+        let mut transform = method.transform(&MethodOptions { warmup_steps: 0, ..MethodOptions::default() }).unwrap();
+        let mut gradients = Gradients::new();
+        for (name, parameter) in adapters.parameters().iter() {
+            gradients.insert(name, ones(parameter.shape()));
+        }
+        let mut optimizer = Sgd::new(SgdConfig::default());
+        transform.prepare(&adapters, &mut optimizer).unwrap();
+        transform.apply(&mut adapters, &mut gradients, 0).unwrap();
+        optimizer.step(adapters.parameters_mut(), &gradients, 1e-2).unwrap();
+        transform.after_update(&mut adapters, &mut optimizer, 0).unwrap();
+        for name in ["tokens.lora_embedding_A", "tokens.lora_embedding_B"] {
+            let moved = values(adapters.parameters().get(name).unwrap());
+            let wanted = values(before.parameters().get(name).unwrap());
+            assert!(moved.iter().zip(&wanted).all(|(x, y)| (x - (y - 1e-2)).abs() < 1e-6), "{method}: {name}");
+        }
+    }
+}
+
+#[test]
 fn balance_is_told_as_often_as_asked() {
     let device = Device::cpu();
     let mut adapters = adapters(&device);

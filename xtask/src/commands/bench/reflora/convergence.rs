@@ -38,7 +38,8 @@ pub struct Options {
     /// Suite reflora, convergence: number of seeds.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
-    /// Suite reflora, convergence: factors by which A is multiplied at the beginning: how badly the pair is scaled.
+    /// Suite reflora, convergence: factors by which A is multiplied and B divided at the beginning: how badly the pair is
+    /// scaled.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     imbalance: Vec<f32>,
     /// Suite reflora, convergence: a file of finished runs, one a line; those in it are not done again.
@@ -239,15 +240,21 @@ fn train(template: Run, arguments: &finetune::Arguments, inputs: &Inputs) -> Out
     Ok(Run { losses: losses.take(), seconds, validation: Some(validation), ..template })
 }
 
-/// Fresh adapters, A multiplied by the imbalance; B is zero, so that the model stays what it is.
+/// Fresh adapters, or those of `--init-adapter`; A multiplied by the imbalance and B divided by it, so that the model stays
+/// what it is.
 fn adapters(template: &Run, arguments: &finetune::Arguments, model: &dyn lora::Model) -> Outcome<AdapterSet> {
-    let config = arguments.lora_config(&model.savable_modules());
-    let mut adapters = AdapterSet::new(config, Base::of(model), model.device(), template.seed).map_err(lora_failure)?;
+    let base = Base::of(model);
+    let mut adapters = match &arguments.init_adapter {
+        Some(directory) => AdapterSet::load(directory, &base, model.device()).map(|(adapters, _)| adapters),
+        None => AdapterSet::new(arguments.lora_config(&model.savable_modules()), &base, model.device(), template.seed),
+    }
+    .map_err(lora_failure)?;
     if template.imbalance != 1.0 {
         let modules: Vec<String> = adapters.adapters().map(|adapter| adapter.module.clone()).collect();
         for module in modules {
             let Some(factors) = adapters.factors(&module) else { continue };
-            let (a, b) = (factors.a.affine(template.imbalance, 0.0)?, factors.b.clone());
+            let (a, b) =
+                (factors.a.affine(template.imbalance, 0.0)?, factors.b.affine(template.imbalance.recip(), 0.0)?);
             adapters.set_factors(&module, a, b).map_err(lora_failure)?;
         }
     }
