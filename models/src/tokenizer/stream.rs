@@ -20,7 +20,7 @@ impl TokenStream<'_> {
     /// The text that one more token completes; empty while a character is incomplete.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    /// [`crate::ModelError::Tokenizer`] with the tokenizer's words.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids, true)?;
@@ -44,7 +44,7 @@ impl TokenStream<'_> {
     /// The text held back by [`TokenStream::push`], once no more tokens come.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] with the tokenizer's words.
+    /// [`crate::ModelError::Tokenizer`] with the tokenizer's words.
     pub fn finish(self) -> Result<String> {
         let text = self.tokenizer.decode(&self.ids, true)?;
         Ok(text.strip_prefix(self.shown.as_str()).unwrap_or_default().to_owned())
