@@ -100,7 +100,7 @@ on_each_backend! {
 
     fn large_ranks_and_long_factors(device) {
         let shape = |rank, inputs, outputs| PairShape { rank, inputs, outputs };
-        let pairs: Vec<Pair> = [shape(33, 70, 40), shape(96, 100, 130), shape(4, 5000, 3), shape(17, 4100, 64)]
+        let pairs: Vec<Pair> = [shape(33, 70, 40), shape(256, 300, 260), shape(4, 5000, 3), shape(17, 4100, 64)]
             .into_iter()
             .map(|shape| Pair::new(shape, 1e2, [1.0, 0.01], 7))
             .collect();
