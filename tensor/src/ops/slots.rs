@@ -16,8 +16,13 @@ const MAX_ELEMENTS: usize = 1 << 31;
 
 /// Slots that a kernel with `per_slot` buffers a slot and `shared` further ones may have on this device.
 pub(super) fn capacity(gpu: &Gpu, per_slot: usize, shared: usize) -> usize {
+    capacity_up_to(gpu, per_slot, shared, SLOTS)
+}
+
+/// As [`capacity`], for a kernel whose parameters have room for `most` slots.
+pub(super) fn capacity_up_to(gpu: &Gpu, per_slot: usize, shared: usize, most: usize) -> usize {
     // One binding is left for the parameter block of devices without immediates.
-    (gpu.max_storage_buffers().saturating_sub(shared + 1) / per_slot).clamp(1, SLOTS)
+    (gpu.max_storage_buffers().saturating_sub(shared + 1) / per_slot).clamp(1, most)
 }
 
 /// Divides tensors of these sizes among dispatches, in order: at most `slots` tensors and 2³¹ elements in each.
@@ -47,6 +52,12 @@ pub(super) fn bounds(sizes: impl IntoIterator<Item = usize>) -> [u32; SLOTS + 1]
         *bound = end;
     }
     bounds
+}
+
+/// As [`expand`], for a kernel whose slots have lines in a buffer `table`: with the constant `SLOTS` and the function
+/// `slot_of` of `slots.wgsl`.
+pub(super) fn expand_with_table(template: &str, slots: usize) -> String {
+    format!("const SLOTS: u32 = {slots}u;\n{}{}", expand(template, slots), include_str!("slots.wgsl"))
 }
 
 /// The template with its slot sections repeated.

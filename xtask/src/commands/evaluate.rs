@@ -53,6 +53,9 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
     let target = arguments.task.target(&arguments.labels)?;
+    if arguments.predictions.is_some() && target.is_none() {
+        return Err(Failure::input("--predictions belongs to tasks with labels"));
+    }
     let device = common.open_device(output)?;
     let tokenizer = loading::tokenizer(&arguments.model)?;
     let loaded = match &target {
@@ -132,9 +135,6 @@ fn choose(
     tokenizer: &Tokenizer,
     output: &Output,
 ) -> Outcome<ExitCode> {
-    if arguments.predictions.is_some() {
-        return Err(Failure::input("--predictions belongs to tasks with labels"));
-    }
     let mut report = serde_json::Map::new();
     for file in &arguments.data {
         let questions = rows::questions(file)?;
@@ -157,9 +157,6 @@ fn perplexity(
     tokenizer: &Tokenizer,
     output: &Output,
 ) -> Outcome<ExitCode> {
-    if arguments.predictions.is_some() {
-        return Err(Failure::input("--predictions belongs to tasks with labels"));
-    }
     let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
     let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);
     let evaluation = match Data::read(&arguments.data, tokenizer, arguments.task.style())? {

@@ -28,11 +28,11 @@ struct ScaleParams {
 }
 
 pub(super) fn norms_wgsl(slots: usize) -> String {
-    format!("const SLOTS: u32 = {slots}u;\n{}", slots::expand(include_str!("norms.wgsl"), slots))
+    slots::expand_with_table(include_str!("norms.wgsl"), slots)
 }
 
 pub(super) fn scale_wgsl(slots: usize) -> String {
-    format!("const SLOTS: u32 = {slots}u;\n{}", slots::expand(include_str!("scale.wgsl"), slots))
+    slots::expand_with_table(include_str!("scale.wgsl"), slots)
 }
 
 /// `targets` are A and B of each pair in turn; their storage is unique and starts at offset 0.
@@ -52,7 +52,7 @@ pub(super) fn balance(gpu: &Gpu, targets: &[&mut BalanceTarget<'_>]) -> Result<(
     }
     let table = Tensor::from_vec(device, &[lines.len()], lines)?;
     let records = Tensor::uninitialised(device, NAME, Shape::new(&[2 * group])?, DType::F32)?;
-    let capacity = |per_slot: usize| (gpu.max_storage_buffers().saturating_sub(3) / per_slot).clamp(1, SLOTS);
+    let capacity = |per_slot: usize| slots::capacity_up_to(gpu, per_slot, 2, SLOTS);
     for first in (0..targets.len()).step_by(capacity(1)) {
         let last = (first + capacity(1)).min(targets.len());
         let slots = last - first;
@@ -65,13 +65,9 @@ pub(super) fn balance(gpu: &Gpu, targets: &[&mut BalanceTarget<'_>]) -> Result<(
         }
         dispatch.params(&NormParams { first: first as u32 }).run(gpu, linear_grid(groups[last] - groups[first], 1))?;
     }
-    // What is bound where a moment is absent; the kernel leaves it alone.
-    let absent: Vec<Tensor> = (0..2 * SLOTS)
-        .map(|_| Tensor::uninitialised(device, NAME, Shape::new(&[1])?, DType::F32))
-        .collect::<Result<_>>()?;
     for first in (0..targets.len()).step_by(capacity(3)) {
         let last = (first + capacity(3)).min(targets.len());
-        scale(gpu, &targets[first..last], first, [&table, &records], &absent, groups[last] - groups[first])?;
+        scale(gpu, &targets[first..last], first, [&table, &records], groups[last] - groups[first])?;
     }
     Ok(())
 }
@@ -81,11 +77,17 @@ fn scale(
     targets: &[&mut BalanceTarget<'_>],
     first: usize,
     [table, records]: [&Tensor; 2],
-    absent: &[Tensor],
     groups: usize,
 ) -> Result<()> {
     let slots = targets.len();
     let source = move || scale_wgsl(slots);
+    let moments_of = |target: &BalanceTarget<'_>| [target.first_moment.is_some(), target.second_moment.is_some()];
+    // What is bound where a moment is absent; the kernel leaves it alone.
+    let missing = targets.iter().flat_map(|target| moments_of(target)).filter(|present| !present).count();
+    let absent: Vec<Tensor> = (0..missing)
+        .map(|_| Tensor::uninitialised(table.device(), NAME, Shape::new(&[1])?, DType::F32))
+        .collect::<Result<_>>()?;
+    let mut absent = absent.iter();
     let mut moments = 0;
     let mut dispatch = Dispatch::new(format!("balance_scale_{slots}"), "main", Source::Generated(&source))
         .constant("LARGEST_EXPONENT", f64::from(LARGEST_EXPONENT))
@@ -96,7 +98,9 @@ fn scale(
         let both = [target.first_moment.as_deref(), target.second_moment.as_deref()];
         for (kind, moment) in both.into_iter().enumerate() {
             moments |= u32::from(moment.is_some()) << (SLOTS * kind + slot);
-            dispatch = dispatch.write(moment.unwrap_or(&absent[2 * slot + kind]));
+            if let Some(bound) = moment.or_else(|| absent.next()) {
+                dispatch = dispatch.write(bound);
+            }
         }
     }
     dispatch.params(&ScaleParams { first: first as u32, moments }).run(gpu, linear_grid(groups, 1))

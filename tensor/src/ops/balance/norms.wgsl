@@ -40,10 +40,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let number = table[2u * params.first + 1u] + group.y * groups.x + group.x;
-    var slot = 0u;
-    while (slot < SLOTS && number >= table[2u * (params.first + slot) + 3u]) {
-        slot += 1u;
-    }
+    let slot = slot_of(number, params.first, 2u, 1u);
     if (slot == SLOTS) {
         return;
     }

@@ -15,11 +15,12 @@ use crate::shape::Shape;
 use crate::tensor::Tensor;
 
 /// Runs `work` with the workspace that faer asks for.
-fn with_stack<T>(need: StackReq, work: impl FnOnce(&mut MemStack) -> T) -> T {
+pub(in crate::ops) fn with_stack<T>(need: StackReq, work: impl FnOnce(&mut MemStack) -> T) -> T {
     work(MemStack::new(&mut MemBuffer::new(need)))
 }
 
-fn settings<P: Auto<f64>>() -> Spec<P, f64> {
+/// faer's own settings.
+pub(in crate::ops) fn settings<P: Auto<f64>>() -> Spec<P, f64> {
     Spec::default()
 }
 

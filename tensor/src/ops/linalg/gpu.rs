@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 
 /// Loop iterations of one invocation in one dispatch. Software adapters stop loops silently after 65,535, and systems
 /// with a watchdog end dispatches that take seconds; what needs more is divided among dispatches.
-pub(super) const BUDGET: usize = 1 << 15;
+pub(in crate::ops) const BUDGET: usize = 1 << 15;
 
 /// Sweeps that are launched. Each first asks whether the matrix has converged, so superfluous ones cost only a launch.
 /// Measured up to size 128, last idle sweep included: 5 to 11 for most matrices, 14 for the slowest kinds tried
@@ -40,6 +40,11 @@ pub(super) fn workgroup(gpu: &Gpu, elements: usize) -> usize {
         513..=8192 => 256,
         _ => 1024,
     };
+    at_most_invocations(gpu, wanted)
+}
+
+/// A wanted number of invocations, no more than the device has in a workgroup.
+pub(in crate::ops) fn at_most_invocations(gpu: &Gpu, wanted: usize) -> usize {
     // A power of two, as the reductions need; 256 is what every device has.
     let limit = (gpu.summary.workgroup_invocations as usize).max(256);
     wanted.min(1 << limit.ilog2())

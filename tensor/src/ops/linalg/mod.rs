@@ -12,6 +12,10 @@ mod householder;
 #[cfg(test)]
 mod tests;
 
+// For the other operations that decompose matrices.
+pub(super) use cpu::{settings, with_stack};
+pub(super) use gpu::{BUDGET, at_most_invocations};
+
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};

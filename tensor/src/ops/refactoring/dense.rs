@@ -1,11 +1,12 @@
 //! S̃ of one pair in f64, by QR and SVD: what the CPU backend computes and what kernels are compared with.
 
 use faer::diag::Diag;
-use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
 use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor as householder_qr;
 use faer::linalg::svd::{self, ComputeSvdVectors};
-use faer::{Accum, Auto, Mat, MatRef, Par, Spec};
+use faer::{Accum, Mat, MatRef, Par};
+
+use crate::ops::linalg::{settings, with_stack};
 
 /// S̃ and S̃⁻¹ of one pair of factors, and the singular values they come from.
 #[derive(Clone, Debug)]
@@ -70,14 +71,6 @@ fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut product = Mat::zeros(left.nrows(), right.ncols());
     matmul(product.as_mut(), Accum::Replace, left, right, 1.0, Par::Seq);
     product
-}
-
-fn with_stack<T>(need: StackReq, work: impl FnOnce(&mut MemStack) -> T) -> T {
-    work(MemStack::new(&mut MemBuffer::new(need)))
-}
-
-fn settings<P: Auto<f64>>() -> Spec<P, f64> {
-    Spec::default()
 }
 
 /// R of the QR decomposition of `x` `[length, rank]`, with rows of zeros where `length` is less than `rank`.

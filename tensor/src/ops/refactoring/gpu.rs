@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source, linear_grid};
+use crate::ops::linalg::{BUDGET, at_most_invocations};
 use crate::ops::slots;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -22,11 +23,6 @@ const CHUNK: usize = 2048;
 /// Sweeps that may be done. Most pairs take 6 to 9.
 const SWEEPS: usize = 24;
 
-/// Loop iterations of one invocation in one dispatch, as in `linalg`: software adapters stop loops silently after 65,535
-/// and watchdogs end dispatches that take seconds.
-const BUDGET: usize = 1 << 15;
-
-const DOUBLE: &str = include_str!("double.wgsl");
 pub(super) const SUM: &str = concat!(include_str!("pairs.wgsl"), include_str!("sum.wgsl"), include_str!("double.wgsl"));
 pub(super) const CHOLESKY: &str =
     concat!(include_str!("pairs.wgsl"), include_str!("cholesky.wgsl"), include_str!("double.wgsl"));
@@ -40,11 +36,11 @@ pub(super) const METRICS: &str =
     concat!(include_str!("pairs.wgsl"), include_str!("metrics.wgsl"), include_str!("double.wgsl"));
 
 pub(super) fn gram_wgsl(slots: usize) -> String {
-    format!("const SLOTS: u32 = {slots}u;\n{}{DOUBLE}", slots::expand(include_str!("gram.wgsl"), slots))
+    slots::expand_with_table(include_str!("gram.wgsl"), slots) + include_str!("double.wgsl")
 }
 
 pub(super) fn multiply_wgsl(slots: usize) -> String {
-    format!("const SLOTS: u32 = {slots}u;\n{}", slots::expand(include_str!("multiply.wgsl"), slots))
+    slots::expand_with_table(include_str!("multiply.wgsl"), slots)
 }
 
 /// What kernels look up about a fixed list of pairs.
@@ -123,7 +119,7 @@ struct PairParams {
 
 /// Slots of a kernel with `per_slot` buffers a slot beside two shared ones and a parameter block.
 fn capacity(gpu: &Gpu, per_slot: usize) -> usize {
-    (gpu.max_storage_buffers().saturating_sub(3) / per_slot).clamp(1, SLOTS)
+    slots::capacity_up_to(gpu, per_slot, 2, SLOTS)
 }
 
 /// `factors` are A and B of each pair in turn, contiguous; the matrices' storage is unique.
@@ -214,8 +210,7 @@ fn workgroup(gpu: &Gpu, rank: usize) -> usize {
         9..=64 => 256,
         _ => 1024,
     };
-    let limit = (gpu.summary.workgroup_invocations as usize).max(256);
-    wanted.min(1 << limit.ilog2())
+    at_most_invocations(gpu, wanted)
 }
 
 fn cholesky(gpu: &Gpu, tables: &Tables, params: PairParams, [left, right, values]: [&Tensor; 3]) -> Result<()> {

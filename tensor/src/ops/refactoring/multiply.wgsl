@@ -73,10 +73,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let number = of_line(params.first, GROUP) + group.y * groups.x + group.x;
-    var slot = 0u;
-    while (slot < SLOTS && number >= of_line(params.first + slot + 1u, GROUP)) {
-        slot += 1u;
-    }
+    let slot = slot_of(number, params.first, LINE, GROUP);
     if (slot == SLOTS) {
         return;
     }
