@@ -15,6 +15,19 @@ use crate::data::task::Target;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, bytes};
 
+/// What a checkpoint has besides tensors and config.json, where it has it.
+pub const COMPANIONS: [&str; 9] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "spm.model",
+    "tokenizer.model",
+];
+
 /// A model error as the command's failure.
 pub fn model_failure(error: ModelError) -> Failure {
     match error {
@@ -151,7 +164,7 @@ pub fn tokenizer(directory: &Path) -> Outcome<Tokenizer> {
     if !directory.is_dir() {
         return Err(Failure::input(format!(
             "--model {}: no such directory; give the directory of a Hugging Face checkpoint (config.json, \
-             model.safetensors, tokenizer.json)",
+             model.safetensors, tokenizer.json), or the name of one on the hub (owner/name)",
             directory.display()
         )));
     }

@@ -12,6 +12,7 @@ mod commonsense;
 mod config_file;
 mod data;
 mod failure;
+mod hub;
 mod inputs;
 mod interrupt;
 mod loading;

@@ -22,9 +22,9 @@ use crate::output::Output;
 /// Example: cargo xtask evaluate --model path/to/deberta --adapter my-adapter --task sst2 --data path/to/glue
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Directory of a Hugging Face checkpoint.
+    /// Directory of a Hugging Face checkpoint, or its name on the hub (owner/name).
     #[arg(long)]
-    model: PathBuf,
+    pub model: PathBuf,
     /// Directory of a PEFT adapter.
     #[arg(long)]
     adapter: Option<PathBuf>,

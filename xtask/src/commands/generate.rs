@@ -17,9 +17,9 @@ use crate::output::Output;
 /// Example: cargo xtask generate --model path/to/llama --adapter my-adapter --prompt "Once upon a time"
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Directory of a Hugging Face checkpoint.
+    /// Directory of a Hugging Face checkpoint, or its name on the hub (owner/name).
     #[arg(long)]
-    model: PathBuf,
+    pub model: PathBuf,
     /// Directory of a PEFT adapter.
     #[arg(long)]
     adapter: Option<PathBuf>,

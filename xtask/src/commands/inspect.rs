@@ -15,8 +15,8 @@ use crate::output::{Output, bytes, table};
 /// Example: cargo xtask inspect path/to/llama
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Directory of a Hugging Face checkpoint or of a PEFT adapter.
-    path: PathBuf,
+    /// Directory of a Hugging Face checkpoint or of a PEFT adapter, or the name of a checkpoint on the hub (owner/name).
+    pub path: PathBuf,
     /// List every tensor, not only the sums.
     #[arg(long)]
     tensors: bool,

@@ -11,15 +11,15 @@ use tensor::Device;
 
 use crate::Common;
 use crate::failure::{Failure, Outcome};
-use crate::loading::model_failure;
+use crate::loading::{COMPANIONS, model_failure};
 use crate::output::{Output, bytes};
 
 /// Example: cargo xtask merge --model path/to/llama --adapter my-adapter --out merged
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Directory of the Hugging Face checkpoint that the adapter was trained on.
+    /// Directory of the Hugging Face checkpoint that the adapter was trained on, or its name on the hub (owner/name).
     #[arg(long)]
-    model: PathBuf,
+    pub model: PathBuf,
     /// Directory of a PEFT adapter.
     #[arg(long)]
     adapter: PathBuf,
@@ -30,19 +30,6 @@ pub struct Arguments {
     #[arg(long)]
     overwrite: bool,
 }
-
-/// What a checkpoint has besides tensors and config.json, where it has it.
-const COMPANIONS: [&str; 9] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "spm.model",
-    "tokenizer.model",
-];
 
 /// Modules whose matrix a model may share between its embedding and its head.
 const SHARED: [&str; 2] = ["embed_tokens", "lm_head"];

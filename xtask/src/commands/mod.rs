@@ -10,10 +10,12 @@ mod merge;
 mod restore;
 mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::Common;
 use crate::failure::Outcome;
+use crate::hub;
 use crate::output::Output;
 
 /// A command and its arguments.
@@ -46,7 +48,10 @@ pub enum Command {
 
 impl Command {
     /// Does the work.
-    pub fn run(self, common: &Common, output: &Output) -> Outcome<ExitCode> {
+    pub fn run(mut self, common: &Common, output: &Output) -> Outcome<ExitCode> {
+        for model in self.models() {
+            *model = hub::directory(model, output)?;
+        }
         match self {
             Command::Finetune(arguments) => finetune::run(&arguments, common, output),
             Command::Restore(arguments) => restore::run(&arguments, common, output),
@@ -57,6 +62,22 @@ impl Command {
             Command::Bench(arguments) => bench::run(&arguments, common, output),
             Command::Devices => devices::run(common, output),
             Command::Test(arguments) => test::run(&arguments, output),
+        }
+    }
+
+    /// The arguments that are directories of models, or their names on the hub.
+    fn models(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Command::Finetune(arguments) => vec![&mut arguments.model],
+            Command::Restore(arguments) => {
+                let restore::Arguments { old_model, new_model, .. } = &mut **arguments;
+                vec![old_model, new_model]
+            }
+            Command::Evaluate(arguments) => vec![&mut arguments.model],
+            Command::Merge(arguments) => vec![&mut arguments.model],
+            Command::Inspect(arguments) => vec![&mut arguments.path],
+            Command::Generate(arguments) => vec![&mut arguments.model],
+            Command::Bench(_) | Command::Devices | Command::Test(_) => Vec::new(),
         }
     }
 }

@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Outcome<ExitCode> {
     if weights.is_none() {
         output.say("real-weight tests are SKIPPED: they are listed as ignored below (see --weights)");
     }
-    let mut features: Vec<String> = Vec::new();
+    let mut features = vec!["xtask/hub".to_string()];
     if gpu {
         features.extend(GPU_CRATES.iter().map(|name| format!("{name}/gpu-tests")));
         features.push("xtask/gpu-tests".into());

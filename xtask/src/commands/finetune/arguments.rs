@@ -13,7 +13,8 @@ use crate::data::task::Task;
 #[derive(clap::Args, Clone, Debug)]
 #[command(args_override_self = true)]
 pub struct Arguments {
-    /// Directory of a Hugging Face checkpoint (config.json, model.safetensors, tokenizer.json).
+    /// Directory of a Hugging Face checkpoint (config.json, model.safetensors, tokenizer.json), or its name on the hub
+    /// (owner/name).
     #[arg(long)]
     pub model: PathBuf,
     /// What to train for: the next token, a class or score of each row, or a task of GLUE.

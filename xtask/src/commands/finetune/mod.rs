@@ -25,6 +25,7 @@ pub use progress::Progress;
 use crate::Common;
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
+use crate::hub;
 use crate::interrupt;
 use crate::loading::{self, lora_failure};
 use crate::output::{Output, bytes};
@@ -84,7 +85,7 @@ fn starting_point(
     model: &dyn Model,
     output: &Output,
 ) -> Outcome<(AdapterSet, AdapterOrigin)> {
-    let base_model = Some(arguments.model.to_string_lossy().into_owned());
+    let base_model = Some(hub::base_name(&arguments.model));
     let task_type = if arguments.task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" };
     let base_fingerprint = Some(Checkpoint::open(&arguments.model).map_err(loading::model_failure)?.fingerprint());
     let origin = AdapterOrigin { base_model, task_type: Some(task_type.into()), base_fingerprint };

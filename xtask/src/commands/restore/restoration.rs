@@ -105,7 +105,7 @@ impl Restoration<'_> {
         let loaded = self.bases.loaded()?;
         let (old, origin) = self.bases.adapter(Side::New, &self.job.adapter)?;
         let origin = AdapterOrigin {
-            base_model: Some(self.arguments.new_model.to_string_lossy().into_owned()),
+            base_model: Some(crate::hub::base_name(&self.arguments.new_model)),
             task_type: origin.task_type,
             base_fingerprint: Some(self.bases.new_fingerprint.clone()),
         };
