@@ -18,6 +18,8 @@ mod interrupt;
 mod loading;
 mod metrics;
 mod output;
+mod random;
+mod world;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ mod inspect;
 mod merge;
 mod restore;
 mod test;
+mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,10 @@ pub enum Command {
     Generate(generate::Arguments),
     /// Measure matrix products, memory bandwidth and training steps.
     Bench(Box<bench::Arguments>),
+    /// Write the embedded world that benchmarks train on: texts, tasks and a small model's configuration.
+    ///
+    /// Example: cargo xtask world --out world; then finetune --data world/tasks/format.training.jsonl
+    World(world::Arguments),
     /// List the adapters found, their features and limits, and which one `auto` takes.
     Devices,
     /// Run everything CI runs: format, lints, tidy, unit, property, golden and documentation tests.
@@ -60,6 +65,7 @@ impl Command {
             Command::Inspect(arguments) => inspect::run(&arguments, output),
             Command::Generate(arguments) => generate::run(&arguments, common, output),
             Command::Bench(arguments) => bench::run(&arguments, common, output),
+            Command::World(arguments) => world::run(&arguments, common, output),
             Command::Devices => devices::run(common, output),
             Command::Test(arguments) => test::run(&arguments, output),
         }
@@ -77,7 +83,7 @@ impl Command {
             Command::Merge(arguments) => vec![&mut arguments.model],
             Command::Inspect(arguments) => vec![&mut arguments.path],
             Command::Generate(arguments) => vec![&mut arguments.model],
-            Command::Bench(_) | Command::Devices | Command::Test(_) => Vec::new(),
+            Command::Bench(_) | Command::Devices | Command::World(_) | Command::Test(_) => Vec::new(),
         }
     }
 }

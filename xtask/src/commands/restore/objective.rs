@@ -10,6 +10,7 @@ use tensor::cross_entropy;
 use crate::classification::{self, Classifier};
 use crate::interrupt;
 use crate::loading::Loaded;
+use crate::random::mix;
 
 /// Validation examples in one order for every candidate: the batches of the source in a random order decided by the seed, so
 /// that the first few are spread over the data.
@@ -123,11 +124,4 @@ fn of_labels(model: &dyn Classifier, adapters: &AdapterSet, host: &HostBatch) ->
         }
         _ => outputs.zip(host.labels()).map(|(output, &class)| classification::cross_entropy(output, class)).collect(),
     })
-}
-
-/// The finaliser of SplitMix64.
-fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
