@@ -33,6 +33,10 @@ pub(crate) struct Inner {
     adapters: BTreeMap<String, Adapter>,
     /// Names of the parameters that are trained as a whole: `<module>.weight`, `<module>.bias`.
     whole: BTreeSet<String>,
+    /// Second names of parameters that are trained as a whole, and the names they are trained under.
+    tied: BTreeMap<String, String>,
+    /// Whether every parameter of the model is trained as a whole.
+    full: bool,
     parameters: Parameters,
     /// What [`AdapterSet::subtract_initial_product`] froze.
     pub(crate) subtracted: Option<InitialFactors>,
@@ -138,8 +142,40 @@ impl AdapterSet {
             names.insert(name);
         }
         let device = device.clone();
-        let inner = Inner { config, device, adapters, whole: names, parameters, subtracted: None };
+        let tied = BTreeMap::new();
+        let inner = Inner { config, device, adapters, whole: names, tied, full: false, parameters, subtracted: None };
         Ok(AdapterSet { inner: Arc::new(inner) })
+    }
+
+    /// A set without adapters in which every parameter of the model is trained; `values` gives each its value, f32, from
+    /// its name and the model's own.
+    pub(crate) fn build_full(
+        base: &Base,
+        device: &Device,
+        mut values: impl FnMut(&str, Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let (mut parameters, mut whole) = (Parameters::new(), BTreeSet::new());
+        for (name, frozen) in base.every_parameter() {
+            let value = values(&name, frozen.to_device(device)?.cast(DType::F32)?)?;
+            parameters.insert(name.clone(), value)?;
+            whole.insert(name);
+        }
+        let inner = Inner {
+            config: LoraConfig::default(),
+            device: device.clone(),
+            adapters: BTreeMap::new(),
+            whole,
+            tied: base.tied().clone(),
+            full: true,
+            parameters,
+            subtracted: None,
+        };
+        Ok(AdapterSet { inner: Arc::new(inner) })
+    }
+
+    /// Whether the set trains every parameter of the model ([`AdapterSet::full`]) and holds no adapter.
+    pub fn is_full(&self) -> bool {
+        self.inner.full
     }
 
     /// What the configuration would adapt, without making any factors: for counting parameters and memory.
@@ -209,7 +245,13 @@ impl AdapterSet {
     /// The trained copy of a model's parameter, f32, where its module is trained as a whole; `name` is
     /// `<module>.weight` or `<module>.bias`.
     pub fn whole_parameter(&self, name: &str) -> Option<&Tensor> {
-        if self.inner.whole.contains(name) { self.inner.parameters.get(name) } else { None }
+        self.whole_entry(name).map(|(_, trained)| trained)
+    }
+
+    /// As [`AdapterSet::whole_parameter`], with the name it is trained under, which is another one for tied parameters.
+    pub(crate) fn whole_entry(&self, name: &str) -> Option<(&str, &Tensor)> {
+        let name = self.inner.whole.get(self.inner.tied.get(name).map_or(name, String::as_str))?;
+        Some((name, self.inner.parameters.get(name)?))
     }
 
     /// The names of the parameters that are trained as a whole, in order.

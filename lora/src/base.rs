@@ -21,6 +21,8 @@ pub struct Base {
     parameters: BTreeMap<String, Vec<(String, Tensor)>>,
     /// What the model offers to train as a whole.
     savable: Vec<String>,
+    /// Second names of parameters, and their first.
+    tied: BTreeMap<String, String>,
 }
 
 impl Base {
@@ -30,13 +32,13 @@ impl Base {
         let paths = modules.iter().map(|module| &module.name).chain(&savable);
         let parameters = paths.map(|path| (path.clone(), model.saved_module(path)));
         let parameters = parameters.filter(|(_, parameters)| !parameters.is_empty()).collect();
-        Base { parameters, modules, savable }
+        Base { parameters, modules, savable, tied: model.tied_parameters().into_iter().collect() }
     }
 
     /// A base told part by part, for tools that never load the model: its linear modules, and names (`weight`, `bias`)
     /// and values of the parameters of those that adapters train as a whole.
     pub fn from_parts(modules: Vec<ModuleShape>, parameters: BTreeMap<String, Vec<(String, Tensor)>>) -> Self {
-        Base { modules, savable: parameters.keys().cloned().collect(), parameters }
+        Base { modules, savable: parameters.keys().cloned().collect(), parameters, tied: BTreeMap::new() }
     }
 
     /// The linear modules.
@@ -59,6 +61,19 @@ impl Base {
         self.parameters.get(module).map_or(&[], Vec::as_slice)
     }
 
+    /// Full name (`<module>.weight`) and value of every parameter; of tied ones the first name only.
+    pub(crate) fn every_parameter(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        let named = self.parameters.iter().flat_map(|(module, parameters)| {
+            parameters.iter().map(move |(name, value)| (format!("{module}.{name}"), value))
+        });
+        named.filter(|(name, _)| !self.tied.contains_key(name))
+    }
+
+    /// Second names of parameters, and their first.
+    pub(crate) fn tied(&self) -> &BTreeMap<String, String> {
+        &self.tied
+    }
+
     /// The modules that entries of `modules_to_save` name: those whose path ends in one, or lies under one.
     ///
     /// # Errors
@@ -68,7 +83,7 @@ impl Base {
         let named = |entry: &str, path: &str| format!(".{path}.").contains(&format!(".{entry}."));
         let unknown = entries.iter().find(|entry| !self.parameters.keys().any(|path| named(entry, path)));
         if let Some(entry) = unknown.filter(|_| strict) {
-            let offered = if self.savable.is_empty() { "none".into() } else { self.savable.join(", ") };
+            let offered = if self.savable.is_empty() { "none".into() } else { in_short(&self.savable) };
             return Err(LoraError::Setting {
                 setting: "modules_to_save",
                 message: format!(
@@ -113,6 +128,22 @@ impl Base {
     }
 }
 
+/// The paths with `*` for the numbers of layers, each once.
+fn in_short(paths: &[String]) -> String {
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let general = |path: &String| {
+        let parts: Vec<&str> = path.split('.').map(|part| if is_number(part) { "*" } else { part }).collect();
+        parts.join(".")
+    };
+    let mut kinds: Vec<String> = Vec::new();
+    for kind in paths.iter().map(general) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds.join(", ")
+}
+
 impl From<&[ModuleShape]> for Base {
     fn from(modules: &[ModuleShape]) -> Self {
         Base { modules: modules.to_vec(), ..Base::default() }
@@ -153,6 +184,7 @@ pub(crate) mod tests {
             modules: vec![ModuleShape::new("layers.0.query", 4, 4), ModuleShape::new("classifier", 4, 3)],
             parameters: parameters.into_iter().collect(),
             savable: vec!["pooler.dense".into(), "classifier".into()],
+            tied: BTreeMap::new(),
         }
     }
 
@@ -168,6 +200,12 @@ pub(crate) mod tests {
         assert_eq!(chosen(&["classifier", "score"], false).unwrap(), ["classifier"]);
         let error = chosen(&["classifier", "ool"], true).unwrap_err().to_string();
         assert!(error.contains("`ool`") && error.ends_with("offers: pooler.dense, classifier"), "{error}");
+    }
+
+    #[test]
+    fn layers_are_offered_once() {
+        let paths = ["layers.0.norm", "layers.1.norm", "layers.10.norm", "norm2"].map(String::from);
+        assert_eq!(in_short(&paths), "layers.*.norm, norm2");
     }
 
     #[test]

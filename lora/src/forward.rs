@@ -22,8 +22,8 @@ pub trait Model {
     /// The device the weights are on.
     fn device(&self) -> &Device;
 
-    /// Paths of the modules that can be trained as a whole (`modules_to_save` of PEFT), such as a classifier's head. Linear
-    /// layers of this crate can be if [`Model::saved_module`] tells their values.
+    /// Paths of the modules that can be trained as a whole (`modules_to_save` of PEFT), such as a classifier's head or a
+    /// norm. Linear layers of this crate can be if [`Model::saved_module`] tells their values.
     fn savable_modules(&self) -> Vec<String> {
         Vec::new()
     }
@@ -32,6 +32,12 @@ pub trait Model {
     /// of linear modules that carry adapters, for what starts from their weights.
     fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
         let _ = module;
+        Vec::new()
+    }
+
+    /// Parameters that are another one of the model under a second name, such as the head of a language model that is its
+    /// embedding: the second name of each, and the first. Where the whole model is trained, one tensor is trained for both.
+    fn tied_parameters(&self) -> Vec<(String, String)> {
         Vec::new()
     }
 }
@@ -61,8 +67,8 @@ impl Forward {
     /// A parameter of the model by its full name (`<module>.weight`): the trained copy where its module is trained as a
     /// whole, else `base` as a constant. Layers that are no [`crate::Linear`] ask for their parameters here.
     pub fn parameter(&self, name: &str, base: &Tensor) -> Var {
-        match self.adapters.as_ref().and_then(|set| set.whole_parameter(name)) {
-            Some(trained) => self.tape.leaf(name, trained),
+        match self.adapters.as_ref().and_then(|set| set.whole_entry(name)) {
+            Some((name, trained)) => self.tape.leaf(name, trained),
             None => Var::constant(base.clone()),
         }
     }

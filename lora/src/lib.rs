@@ -38,6 +38,7 @@ mod embedding;
 mod error;
 mod files;
 mod forward;
+mod full;
 mod init;
 mod labelled;
 mod layers;

@@ -28,10 +28,16 @@ impl AdapterSet {
     /// # Errors
     /// As [`AdapterSet::merge`].
     pub fn merge_parameter(&self, name: &str, frozen: &Tensor) -> Result<Tensor> {
-        let Some(trained) = self.whole_parameter(name) else {
-            return Ok(frozen.clone());
-        };
-        finite(name, "the trained parameter", trained.cast(frozen.dtype())?)
+        Ok(self.rounded_parameter(name, frozen.dtype())?.unwrap_or_else(|| frozen.clone()))
+    }
+
+    /// The trained copy of the parameter `name` in this element type; `None` where it is not trained as a whole.
+    ///
+    /// # Errors
+    /// As [`AdapterSet::merge`].
+    pub fn rounded_parameter(&self, name: &str, dtype: DType) -> Result<Option<Tensor>> {
+        let trained = self.whole_parameter(name);
+        trained.map(|trained| finite(name, "the trained parameter", trained.cast(dtype)?)).transpose()
     }
 
     /// `W − s·B·A`: undoes [`AdapterSet::merge`] of an adapter up to rounding. To get the base back bit for bit, keep it;

@@ -37,8 +37,17 @@ impl AdapterSet {
     /// training can go on.
     ///
     /// # Errors
-    /// [`LoraError::File`], or the device's own errors.
+    /// [`LoraError::File`], [`LoraError::Setting`] for a set that trains the whole model and so is no adapter, or the
+    /// device's own errors.
     pub fn save(&self, directory: &Path, origin: &AdapterOrigin) -> Result<()> {
+        if self.is_full() {
+            return Err(LoraError::Setting {
+                setting: "adapter",
+                message: "every parameter of the model is trained, which is no adapter; write a checkpoint instead \
+                          (`models::write_checkpoint`)"
+                    .into(),
+            });
+        }
         let mut named = Vec::new();
         for adapter in self.adapters() {
             let Some(factors) = self.plain_factors(&adapter.module) else { continue };

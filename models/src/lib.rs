@@ -36,6 +36,7 @@ mod llama;
 mod loss;
 mod merge;
 mod tokenizer;
+mod trained;
 mod update;
 mod weights;
 
@@ -48,5 +49,6 @@ pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
 pub use llama::{Cache, Llama, LlamaClassifier, LlamaConfig, RopeScaling, inverse_frequencies};
 pub use merge::{MergedCheckpoint, load_adapter, merge_checkpoint};
 pub use tokenizer::{EncodedPair, TokenStream, Tokenizer};
+pub use trained::write_checkpoint;
 pub use update::{ModelUpdate, Side};
 pub use weights::WeightType;

@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 
 use lora::{
     AdapterSet, Base, CONFIG_FILE, ModuleShape, Targets, WEIGHTS_FILE, little_endian_bytes, read_adapter_config,
-    write_whole,
 };
 use safetensors::Dtype;
-use serde_json::json;
 use tensor::{DType, Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Entry, write_safetensors};
+use crate::checkpoint::{Checkpoint, Entry, write_index, write_safetensors};
 use crate::error::{ModelError, Result};
 use crate::weights::float_type;
 
@@ -129,8 +127,7 @@ pub fn merge_checkpoint(checkpoint: &Checkpoint, adapters: &AdapterSet, out: &Pa
         merged.files.push(file);
     }
     if names.len() > 1 {
-        let index = json!({ "metadata": { "total_size": merged.bytes }, "weight_map": weight_map });
-        write_whole(&out.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())?;
+        write_index(out, merged.bytes, &weight_map)?;
     }
     if merged.changed + merged.added.len() == 0 {
         let message = "the adapter changes no tensor of the checkpoint".into();

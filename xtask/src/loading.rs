@@ -85,15 +85,32 @@ pub struct ClassifierOptions {
     pub checkpoint_activations: bool,
 }
 
+/// Where a model's weights come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights {
+    /// The checkpoint, kept in this type.
+    Stored(WeightType),
+    /// Random numbers, in f32, for the model that config.json describes.
+    Random { seed: u64 },
+}
+
 /// Loads a language model and says what it is.
-pub fn language_model(directory: &Path, device: &Device, weight_type: WeightType, output: &Output) -> Outcome<Llama> {
-    if let Ok(ModelConfig::Deberta(_)) = ModelConfig::read(directory) {
+pub fn language_model(directory: &Path, device: &Device, weights: Weights, output: &Output) -> Outcome<Llama> {
+    let config = ModelConfig::read(directory).map_err(model_failure)?;
+    if let ModelConfig::Deberta(_) = config {
         return Err(Failure::input(format!(
             "--model {}: DeBERTa does not predict next tokens; give --task (sst2, classify, …), or a LLaMA checkpoint",
             directory.display()
         )));
     }
-    let model = Llama::from_directory(directory, device, weight_type).map_err(model_failure)?;
+    let model = match (weights, config) {
+        (Weights::Random { seed }, ModelConfig::Llama(config)) => Llama::random(config, seed, device, WeightType::F32),
+        (Weights::Random { .. }, _) => {
+            return Err(Failure::input("--from-scratch: no such language model is made here"));
+        }
+        (Weights::Stored(weight_type), _) => Llama::from_directory(directory, device, weight_type),
+    };
+    let model = model.map_err(model_failure)?;
     let config = model.config();
     output.say(format!(
         "model: LLaMA, {:.1} M parameters, {} layers, {} in memory",

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod checkpoints;
 mod classification;
 mod commands;
 mod commonsense;

@@ -34,14 +34,14 @@ pub fn linear_cross_entropy(
     chunked(hidden, weight, None, labels, ignore, valid, chunk_rows)
 }
 
-/// As [`linear_cross_entropy`], of the logits h·Wᵀ + bias with a frozen bias `[vocab]`.
+/// As [`linear_cross_entropy`], of the logits h·Wᵀ + bias with a bias `[vocab]`; dbias is the sum of dx's rows, times dy.
 ///
 /// # Errors
 /// As [`linear_cross_entropy`].
 pub fn biased_linear_cross_entropy(
     hidden: &Var,
     weight: &Var,
-    bias: &Tensor,
+    bias: &Var,
     labels: &Tensor,
     ignore: i32,
     valid: usize,
@@ -53,7 +53,7 @@ pub fn biased_linear_cross_entropy(
 fn chunked(
     hidden: &Var,
     weight: &Var,
-    bias: Option<&Tensor>,
+    bias: Option<&Var>,
     labels: &Tensor,
     ignore: i32,
     valid: usize,
@@ -77,10 +77,12 @@ fn chunked(
         let end = rows.min(start + chunk_rows);
         pass.chunk(&hidden.tensor().slice(0, start, end)?, &labels.slice(0, start, end)?, ignore, scale)?;
     }
-    let (loss, dhidden, dweight) = pass.finish(scale)?;
-    Ok(record(NAME, &[hidden, weight], loss, move |dy| {
+    let (loss, gradients) = pass.finish(scale)?;
+    let inputs: Vec<&Var> = [hidden, weight].into_iter().chain(bias).collect();
+    let count = inputs.len();
+    Ok(record(NAME, &inputs, loss, move |dy| {
         let scaled = |gradient: Option<Tensor>| gradient.map(|gradient| gradient.mul(dy)).transpose();
-        Ok(vec![scaled(dhidden)?, scaled(dweight)?])
+        gradients.into_iter().take(count).map(scaled).collect()
     }))
 }
 
@@ -93,17 +95,20 @@ struct Pass {
     dhidden: Option<Vec<Tensor>>,
     /// Gradient of the weight, if wanted.
     dweight: Option<Tensor>,
+    /// Gradient of the bias, if wanted.
+    dbias: Option<Tensor>,
 }
 
 impl Pass {
-    fn new(hidden: &Var, weight: &Var, bias: Option<&Tensor>) -> Result<Self> {
-        let zeros = || Tensor::zeros(weight.device(), weight.shape(), DType::F32);
+    fn new(hidden: &Var, weight: &Var, bias: Option<&Var>) -> Result<Self> {
+        let zeros = |of: &Var| Tensor::zeros(of.device(), of.shape(), DType::F32);
         Ok(Pass {
             weight: weight.tensor().clone(),
-            bias: bias.cloned(),
+            bias: bias.map(|bias| bias.tensor().clone()),
             losses: Vec::new(),
             dhidden: hidden.requires_gradient().then(Vec::new),
-            dweight: weight.requires_gradient().then(zeros).transpose()?,
+            dweight: weight.requires_gradient().then(|| zeros(weight)).transpose()?,
+            dbias: bias.filter(|bias| bias.requires_gradient()).map(zeros).transpose()?,
         })
     }
 
@@ -114,7 +119,7 @@ impl Pass {
         }
         let forward = tensor::cross_entropy(&logits, labels, ignore)?;
         self.losses.push(forward.losses);
-        if self.dhidden.is_none() && self.dweight.is_none() {
+        if self.dhidden.is_none() && self.dweight.is_none() && self.dbias.is_none() {
             return Ok(());
         }
         // In place: the logits are held here only.
@@ -125,15 +130,18 @@ impl Pass {
         if let Some(dweight) = self.dweight.take() {
             self.dweight = Some(dweight.matmul_accumulate(&dlogits.t()?, hidden, 1.0)?);
         }
+        if let Some(dbias) = &mut self.dbias {
+            *dbias = dbias.add(&dlogits.sum(&[0], false)?)?;
+        }
         Ok(())
     }
 
-    /// Loss, gradient of the hidden states, gradient of the weight.
-    fn finish(self, scale: f32) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
+    /// Loss, and the gradients of hidden states, weight and bias.
+    fn finish(self, scale: f32) -> Result<(Tensor, [Option<Tensor>; 3])> {
         let join = |chunks: &[Tensor]| Tensor::concat(&chunks.iter().collect::<Vec<_>>(), 0);
         let loss = join(&self.losses)?.sum(&[0], false)?.affine(scale, 0.0)?;
         let dhidden = self.dhidden.map(|chunks| join(&chunks)).transpose()?;
-        Ok((loss, dhidden, self.dweight))
+        Ok((loss, [dhidden, self.dweight, self.dbias]))
     }
 }
 
@@ -190,15 +198,14 @@ mod tests {
         fn a_bias_is_added_to_the_logits(device) {
             let mut random = TestRandom::new(10);
             let labels = labels(device, &mut random, 5, 4);
-            let bias = random.tensor(device, &[4], -1.0, 1.0).unwrap();
-            let shapes: [&[usize]; 2] = [&[5, 3], &[4, 3]];
+            let shapes: [&[usize]; 3] = [&[5, 3], &[4, 3], &[4]];
             check_gradients("biased_linear_cross_entropy", device, &mut random, &shapes, |v| {
-                biased_linear_cross_entropy(&v[0], &v[1], &bias, &labels, -100, 4, 2)
+                biased_linear_cross_entropy(&v[0].affine(2.0, 0.0)?, &v[1], &v[2].affine(2.0, 0.0)?, &labels, -100, 4, 2)
             })
             .unwrap();
-            let [h, w] = shapes.map(|shape| Var::constant(random.tensor(device, shape, -1.0, 1.0).unwrap()));
+            let [h, w, bias] = shapes.map(|shape| Var::constant(random.tensor(device, shape, -1.0, 1.0).unwrap()));
             let chunked = biased_linear_cross_entropy(&h, &w, &bias, &labels, -100, 4, 2).unwrap();
-            let logits = h.matmul(&w.t().unwrap()).unwrap().add(&Var::constant(bias)).unwrap();
+            let logits = h.matmul(&w.t().unwrap()).unwrap().add(&bias).unwrap();
             let plain = cross_entropy(&logits, &labels, -100, 4).unwrap();
             let [chunked, plain] = [chunked, plain].map(|loss| loss.tensor().item::<f32>().unwrap());
             assert!((chunked - plain).abs() < 1e-5, "{chunked} {plain}");

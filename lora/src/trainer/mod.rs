@@ -131,7 +131,7 @@ impl<'a> Trainer<'a> {
         let progress = Progress::read(checkpoint)?;
         progress.check_same_run(checkpoint, self.options.seed, self.options.gradient_accumulation)?;
         let (device, base) = (self.adapters.device().clone(), Base::of(self.model));
-        let (adapters, _) = AdapterSet::load(checkpoint, &base, &device)?;
+        let adapters = self.adapters.load_state(checkpoint, &base)?;
         let path = checkpoint.join(OPTIMIZER_FILE);
         let bytes = fs::read(&path).map_err(|error| LoraError::file(&path, error))?;
         self.optimizer.load_state(TensorFile::parse(&path, &bytes)?.into_tensors(&device)?)?;
@@ -140,7 +140,7 @@ impl<'a> Trainer<'a> {
         self.regulariser.load_state(read_state(&checkpoint.join(REGULARISER_FILE), &device)?)?;
         let best = self.options.output.as_ref().map(|output| output.join(BEST_DIRECTORY));
         self.best = match (progress.best, best) {
-            (Some(_), Some(directory)) => Some(AdapterSet::load(&directory, &base, &device)?.0),
+            (Some(_), Some(directory)) => Some(self.adapters.load_state(&directory, &base)?),
             _ => None,
         };
         self.adapters = adapters;
@@ -269,7 +269,7 @@ impl<'a> Trainer<'a> {
             self.best = Some(self.adapters.clone());
             if let Some(output) = &self.options.output {
                 let directory = output.join(BEST_DIRECTORY);
-                self.adapters.save(&directory, &self.options.origin)?;
+                self.adapters.save_state(&directory, &self.options.origin)?;
                 let report = CheckpointReport { step, directory, resumable: false };
                 self.observers.iter_mut().try_for_each(|observer| observer.on_checkpoint(&report))?;
             }
@@ -295,7 +295,7 @@ impl<'a> Trainer<'a> {
                 }
             }
             self.progress.write(directory)?;
-            self.adapters.save(directory, &self.options.origin)
+            self.adapters.save_state(directory, &self.options.origin)
         })?;
         let report = CheckpointReport { step, directory, resumable: true };
         self.observers.iter_mut().try_for_each(|observer| observer.on_checkpoint(&report))?;

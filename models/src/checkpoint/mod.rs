@@ -24,7 +24,7 @@ use crate::json::Object;
 pub(crate) use safetensors_file::open as open_safetensors;
 pub use tensor_file::StoredTensor;
 use tensor_file::TensorFile;
-pub(crate) use writer::{Entry, write as write_safetensors};
+pub(crate) use writer::{Entry, INDEX_FILE, write as write_safetensors, write_index};
 
 /// A format: the name of a single file, the name of an index of shards, and the reader of either's files.
 struct Format {
@@ -35,7 +35,7 @@ struct Format {
 
 /// In order of preference.
 const FORMATS: [Format; 2] = [
-    Format { single: "model.safetensors", index: "model.safetensors.index.json", open: safetensors_file::open },
+    Format { single: "model.safetensors", index: INDEX_FILE, open: safetensors_file::open },
     Format { single: "pytorch_model.bin", index: "pytorch_model.bin.index.json", open: torch_file::open },
 ];
 

@@ -1,15 +1,18 @@
 //! Writes safetensors files tensor by tensor, so that no more than one of them is in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use lora::{LoraError, write_whole_with};
+use lora::{LoraError, write_whole, write_whole_with};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::error::{ModelError, Result};
+
+/// The index of a checkpoint of several safetensors files.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// What the header says of one tensor.
 pub(crate) struct Entry {
@@ -49,6 +52,12 @@ pub(crate) fn write(
         }
         file.flush().map_err(failed)
     })
+}
+
+/// Writes the index of a checkpoint of several files: which file holds which tensor.
+pub(crate) fn write_index(directory: &Path, bytes: u64, weight_map: &BTreeMap<String, String>) -> Result<()> {
+    let index = json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map });
+    Ok(write_whole(&directory.join(INDEX_FILE), format!("{index:#}\n").as_bytes())?)
 }
 
 /// Length and text of the header, filled up to a multiple of eight so that the tensors are aligned.

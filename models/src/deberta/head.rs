@@ -1,11 +1,12 @@
 //! The heads: a pooler and classifier of sequences, and the prediction of masked tokens.
 
 use autograd::{Var, biased_linear_cross_entropy};
-use lora::{Batch, Forward, IGNORED, Linear};
+use lora::{AdapterSet, Batch, Forward, IGNORED, Linear};
 use tensor::{Device, Result, Tensor};
 
 use super::config::DebertaConfig;
-use super::layer::{Norm, drop_out, linear};
+use super::layer::{drop_out, linear};
+use super::norm::Norm;
 use super::options::DebertaHead;
 use crate::classifier::check_labels;
 use crate::error::ModelError;
@@ -15,7 +16,11 @@ use crate::weights::{RandomWeights, WeightSource, WeightType};
 const POOLER: &str = "pooler.dense";
 const CLASSIFIER: &str = "classifier";
 const TRANSFORM: &str = "cls.predictions.transform";
+/// The module of the prediction of tokens; its own parameter is a bias for each token.
+pub(super) const PREDICTIONS: &str = "cls.predictions";
 const TOKEN_BIAS: [&str; 2] = ["cls.predictions.bias", "cls.predictions.decoder.bias"];
+/// The name under which the embedding is the matrix that gives logits.
+pub(super) const DECODER: &str = "cls.predictions.decoder.weight";
 
 /// What stands on top of the encoder.
 pub(super) enum Head {
@@ -114,20 +119,31 @@ impl Head {
         }
     }
 
-    /// The same head with every linear module replaced by what `change` makes of it.
-    pub fn map_linears(&self, change: &mut dyn FnMut(&Linear) -> crate::Result<Linear>) -> crate::Result<Self> {
+    /// The modules that are no linear layers, with their parameters.
+    pub fn other_modules(&self) -> Vec<(&str, Vec<(String, Tensor)>)> {
+        match self {
+            Head::Sequence(_) => Vec::new(),
+            Head::Tokens(head) => {
+                let bias = vec![("bias".to_string(), head.bias.clone())];
+                vec![(head.norm.name(), head.norm.parameters()), (PREDICTIONS, bias)]
+            }
+        }
+    }
+
+    /// The head with adapters folded in, and with what was trained as a whole.
+    pub fn merged(&self, adapters: &AdapterSet) -> crate::Result<Self> {
         Ok(match self {
             Head::Sequence(head) => Head::Sequence(SequenceHead {
-                pooler: change(&head.pooler)?,
-                classifier: change(&head.classifier)?,
+                pooler: head.pooler.merged(adapters)?,
+                classifier: head.classifier.merged(adapters)?,
                 first: head.first.clone(),
                 ..*head
             }),
             Head::Tokens(head) => Head::Tokens(TokenHead {
-                dense: change(&head.dense)?,
-                norm: head.norm.clone(),
-                decoder: head.decoder.clone(),
-                bias: head.bias.clone(),
+                dense: head.dense.merged(adapters)?,
+                norm: head.norm.merged(adapters)?,
+                decoder: adapters.merge_parameter(DECODER, &head.decoder)?,
+                bias: adapters.merge_parameter(TOKEN_BIAS[0], &head.bias)?,
             }),
         })
     }
@@ -176,13 +192,13 @@ impl TokenHead {
 
     /// norm(gelu(dense(hidden))).
     fn transform(&self, forward: &Forward, hidden: &Var) -> Result<Var> {
-        self.norm.forward(&self.dense.forward(forward, hidden)?.gelu()?)
+        self.norm.forward(forward, &self.dense.forward(forward, hidden)?.gelu()?)
     }
 
     /// `hidden [batch, sequence, hidden]` to logits `[batch, sequence, vocabulary]`.
     pub fn forward(&self, forward: &Forward, hidden: &Var) -> Result<Var> {
-        let decoder = Var::constant(self.decoder.t()?);
-        self.transform(forward, hidden)?.matmul(&decoder)?.add(&Var::constant(self.bias.clone()))
+        let (decoder, bias) = self.output(forward);
+        self.transform(forward, hidden)?.matmul(&decoder.t()?)?.add(&bias)
     }
 
     /// The mean cross-entropy of the labels that count; the logits never exist as a whole.
@@ -190,8 +206,13 @@ impl TokenHead {
         let (rows, width) = (batch.labels.elements(), self.decoder.shape()[1]);
         let transformed = self.transform(forward, &hidden.reshape(&[rows, width])?)?;
         let labels = batch.labels.reshape(&[rows])?;
-        let decoder = Var::constant(self.decoder.clone());
+        let (decoder, bias) = self.output(forward);
         let chunk = chunk_rows(self.decoder.shape()[0]);
-        biased_linear_cross_entropy(&transformed, &decoder, &self.bias, &labels, IGNORED, batch.valid, chunk)
+        biased_linear_cross_entropy(&transformed, &decoder, &bias, &labels, IGNORED, batch.valid, chunk)
+    }
+
+    /// The matrix `[vocabulary, hidden]` and the bias that give logits.
+    fn output(&self, forward: &Forward) -> (Var, Var) {
+        (forward.parameter(DECODER, &self.decoder), forward.parameter(TOKEN_BIAS[0], &self.bias))
     }
 }

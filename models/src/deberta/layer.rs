@@ -1,38 +1,15 @@
 //! One transformer block: disentangled attention and feed-forward, each with a residual and a norm after it.
 
 use autograd::{DisentangledConfig, Var};
-use lora::{DropoutSource, Forward, Linear};
-use tensor::{Result, Tensor};
+use lora::{AdapterSet, DropoutSource, Forward, Linear};
+use tensor::{RelativeBuckets, Result, Tensor};
 
 use super::config::DebertaConfig;
-use super::positions::SequencePositions;
+use super::norm::Norm;
 use crate::weights::WeightSource;
 
 /// Mixed into the seed for the projections of positions, whose adapters' dropout must not repeat the content's masks.
 const POSITION_SEED: u64 = 0x706f_7369_7469_6f6e;
-
-/// A layer norm.
-#[derive(Clone)]
-pub(super) struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f32,
-}
-
-impl Norm {
-    /// Takes the weights of the norm `name` from `source`.
-    pub fn new(config: &DebertaConfig, name: &str, source: &mut dyn WeightSource) -> crate::Result<Self> {
-        Ok(Norm {
-            weight: source.norm(&format!("{name}.weight"), config.hidden_size)?,
-            bias: source.bias(&format!("{name}.bias"), config.hidden_size)?,
-            epsilon: config.layer_norm_eps,
-        })
-    }
-
-    pub fn forward(&self, x: &Var) -> Result<Var> {
-        x.layer_norm(&Var::constant(self.weight.clone()), &Var::constant(self.bias.clone()), self.epsilon)
-    }
-}
 
 /// Takes the linear module `name` with its bias from `source`.
 pub(super) fn linear(
@@ -81,7 +58,8 @@ struct Attention {
 /// What all blocks of a pass share.
 #[derive(Clone)]
 pub(super) struct Surroundings {
-    pub positions: SequencePositions,
+    /// Which of the relative embeddings' rows a pair of positions takes.
+    pub buckets: RelativeBuckets,
     /// u32 `[batch, sequence]`, 0 for padding.
     pub key_mask: Option<Tensor>,
 }
@@ -121,38 +99,44 @@ impl Layer {
         [query, key, value, output, &self.intermediate, &self.output]
     }
 
-    /// The same block with every linear module replaced by what `change` makes of it.
-    pub fn map_linears(&self, change: &mut dyn FnMut(&Linear) -> crate::Result<Linear>) -> crate::Result<Self> {
+    /// The block's norms.
+    pub fn norms(&self) -> [&Norm; 2] {
+        [&self.attention.norm, &self.output_norm]
+    }
+
+    /// The block with adapters folded in, and with what was trained as a whole.
+    pub fn merged(&self, adapters: &AdapterSet) -> crate::Result<Self> {
         let attention = &self.attention;
         Ok(Layer {
             attention: Attention {
                 name: attention.name.clone(),
-                query: change(&attention.query)?,
-                key: change(&attention.key)?,
-                value: change(&attention.value)?,
-                output: change(&attention.output)?,
-                norm: attention.norm.clone(),
+                query: attention.query.merged(adapters)?,
+                key: attention.key.merged(adapters)?,
+                value: attention.value.merged(adapters)?,
+                output: attention.output.merged(adapters)?,
+                norm: attention.norm.merged(adapters)?,
                 ..*attention
             },
-            intermediate: change(&self.intermediate)?,
-            output: change(&self.output)?,
-            output_norm: self.output_norm.clone(),
+            intermediate: self.intermediate.merged(adapters)?,
+            output: self.output.merged(adapters)?,
+            output_norm: self.output_norm.merged(adapters)?,
             hidden_dropout: self.hidden_dropout,
         })
     }
 
     /// `x [batch, sequence, hidden]` to the same shape:
-    /// `h = norm(x + attention(x))`, then `norm(h + output(gelu(intermediate(h))))`.
-    pub fn forward(&self, forward: &Forward, x: &Var, around: &Surroundings) -> Result<Var> {
-        let x = self.attention.forward(forward, x, around)?;
+    /// `h = norm(x + attention(x))`, then `norm(h + output(gelu(intermediate(h))))`. `relative` are the relative
+    /// embeddings, `[buckets, hidden]`.
+    pub fn forward(&self, forward: &Forward, x: &Var, relative: &Var, around: &Surroundings) -> Result<Var> {
+        let x = self.attention.forward(forward, x, relative, around)?;
         let wide = self.intermediate.forward(forward, &x)?.gelu()?;
         let narrow = drop_out(forward, self.output.forward(forward, &wide)?, self.hidden_dropout, self.output.name())?;
-        self.output_norm.forward(&x.add(&narrow)?)
+        self.output_norm.forward(forward, &x.add(&narrow)?)
     }
 }
 
 impl Attention {
-    fn forward(&self, forward: &Forward, x: &Var, around: &Surroundings) -> Result<Var> {
+    fn forward(&self, forward: &Forward, x: &Var, relative: &Var, around: &Surroundings) -> Result<Var> {
         let &[batch, sequence, hidden] = &x.shape()[..] else {
             let expected = "hidden states [batch, sequence, hidden]".into();
             return Err(tensor::TensorError::Shape { operation: "deberta", expected, found: *x.shape() });
@@ -162,11 +146,11 @@ impl Attention {
         let query = split(self.query.forward(forward, x)?)?;
         let key = split(self.key.forward(forward, x)?)?;
         let value = split(self.value.forward(forward, x)?)?;
-        let (position_key, position_query) = self.project_positions(forward, around, head_dim)?;
+        let (position_key, position_query) = self.project_positions(forward, relative, head_dim)?;
         let terms = 1 + usize::from(self.content_to_position) + usize::from(self.position_to_content);
         let dropout = forward.dropout.filter(|_| self.attention_dropout > 0.0);
         let config = DisentangledConfig {
-            buckets: around.positions.buckets.clone(),
+            buckets: around.buckets.clone(),
             key_mask: around.key_mask.clone(),
             scale: 1.0 / ((head_dim * terms) as f32).sqrt(),
             dropout: dropout.map(|source| (self.attention_dropout, source.key(&format!("{}.self", self.name)))),
@@ -175,7 +159,7 @@ impl Attention {
             query.disentangled_attention(&key, &value, position_key.as_ref(), position_query.as_ref(), &config)?;
         let projected = self.output.forward(forward, &mixed.reshape(&[batch, sequence, hidden])?)?;
         let projected = drop_out(forward, projected, self.hidden_dropout, self.output.name())?;
-        self.norm.forward(&x.add(&projected)?)
+        self.norm.forward(forward, &x.add(&projected)?)
     }
 
     /// The relative embeddings through the projections of keys and of queries, `[buckets, heads, head_dim]` each. The
@@ -183,12 +167,11 @@ impl Attention {
     fn project_positions(
         &self,
         forward: &Forward,
-        around: &Surroundings,
+        relative: &Var,
         head_dim: usize,
     ) -> Result<(Option<Var>, Option<Var>)> {
-        let embeddings = Var::constant(around.positions.embeddings.clone());
         let place = format!("{}.self.positions", self.name);
-        let embeddings = drop_out(forward, embeddings, self.hidden_dropout, &place)?;
+        let embeddings = drop_out(forward, relative.clone(), self.hidden_dropout, &place)?;
         let apart = |source: DropoutSource| DropoutSource { seed: source.seed ^ POSITION_SEED, ..source };
         let forward = Forward { dropout: forward.dropout.map(apart), ..forward.clone() };
         let project = |projection: &Linear| {

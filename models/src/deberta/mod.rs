@@ -4,6 +4,7 @@ mod config;
 mod head;
 mod layer;
 mod model;
+mod norm;
 mod options;
 mod positions;
 

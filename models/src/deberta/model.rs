@@ -8,10 +8,11 @@ use lora::{AdapterSet, Batch, Embedding, Forward, LabelKind, Linear, Model, Modu
 use tensor::{DType, Device, Tensor};
 
 use super::config::DebertaConfig;
-use super::head::{Head, HeadSource};
-use super::layer::{Layer, Norm, Surroundings, drop_out};
+use super::head::{DECODER, Head, HeadSource};
+use super::layer::{Layer, Surroundings, drop_out};
+use super::norm::Norm;
 use super::options::DebertaOptions;
-use super::positions::RelativePositions;
+use super::positions::{RELATIVE, RelativePositions};
 use crate::architecture::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::classifier::{SequenceClassifier, classification_loss};
@@ -21,7 +22,6 @@ use crate::weights::{CheckpointWeights, RandomWeights, WeightSource};
 const EMBEDDING_MODULE: &str = "deberta.embeddings.word_embeddings";
 const EMBEDDING: &str = "deberta.embeddings.word_embeddings.weight";
 const EMBEDDING_NORM: &str = "deberta.embeddings.LayerNorm";
-const RELATIVE: &str = "deberta.encoder.rel_embeddings.weight";
 const RELATIVE_NORM: &str = "deberta.encoder.LayerNorm";
 
 /// Tensors that published checkpoints hold and no model of this configuration reads.
@@ -39,7 +39,7 @@ pub struct Deberta {
     device: Device,
     embedding: Embedding,
     embedding_norm: Norm,
-    positions: Arc<RelativePositions>,
+    positions: RelativePositions,
     layers: Vec<Arc<Layer>>,
     head: Head,
     checkpoint_activations: bool,
@@ -105,11 +105,11 @@ impl Deberta {
         let hidden = config.hidden_size;
         let embedding = source.matrix(EMBEDDING, &[config.vocab_size, hidden])?;
         let embedding_norm = Norm::new(&config, EMBEDDING_NORM, source)?;
-        let mut relative = source.matrix(RELATIVE, &[2 * config.span(), hidden])?.cast(DType::F32)?;
-        if config.normalise_relative_embeddings {
-            let norm = Norm::new(&config, RELATIVE_NORM, source)?;
-            relative = norm.forward(&Var::constant(relative))?.into_tensor();
-        }
+        let relative = source.matrix(RELATIVE, &[2 * config.span(), hidden])?.cast(DType::F32)?;
+        let relative_norm = match config.normalise_relative_embeddings {
+            true => Some(Norm::new(&config, RELATIVE_NORM, source)?),
+            false => None,
+        };
         let layers: Result<Vec<_>> =
             (0..config.num_hidden_layers).map(|index| Ok(Arc::new(Layer::new(&config, index, source)?))).collect();
         let layers = layers?;
@@ -121,7 +121,7 @@ impl Deberta {
             device: device.clone(),
             embedding: Embedding::new(EMBEDDING_MODULE, embedding)?,
             embedding_norm,
-            positions: Arc::new(RelativePositions::new(relative)),
+            positions: RelativePositions::new(relative, relative_norm),
             layers,
             head,
             checkpoint_activations: false,
@@ -162,22 +162,28 @@ impl Deberta {
         self.linears().find(|linear| linear.name() == name)
     }
 
-    /// The model with adapters folded into the weights they adapt. Other weights are shared.
+    /// Every module that is neither linear nor the embedding, with its parameters.
+    fn other_modules(&self) -> impl Iterator<Item = (&str, Vec<(String, Tensor)>)> {
+        let norms = [&self.embedding_norm].into_iter().chain(self.layers.iter().flat_map(|layer| layer.norms()));
+        let norms = norms.map(|norm| (norm.name(), norm.parameters()));
+        norms.chain(self.positions.modules()).chain(self.head.other_modules())
+    }
+
+    /// The model with adapters folded into the weights they adapt, and with the modules that were trained as a whole.
+    /// Other weights are shared.
     ///
     /// # Errors
     /// As [`AdapterSet::merge`].
     pub fn merged(&self, adapters: &AdapterSet) -> Result<Self> {
-        let mut merge = |linear: &Linear| Ok(linear.merged(adapters)?);
-        let layers: Result<Vec<_>> =
-            self.layers.iter().map(|layer| Ok(Arc::new(layer.map_linears(&mut merge)?))).collect();
+        let layers: Result<Vec<_>> = self.layers.iter().map(|layer| Ok(Arc::new(layer.merged(adapters)?))).collect();
         Ok(Deberta {
             config: self.config.clone(),
             device: self.device.clone(),
             embedding: self.embedding.merged(adapters)?,
-            embedding_norm: self.embedding_norm.clone(),
-            positions: self.positions.clone(),
+            embedding_norm: self.embedding_norm.merged(adapters)?,
+            positions: self.positions.merged(adapters)?,
             layers: layers?,
-            head: self.head.map_linears(&mut merge)?,
+            head: self.head.merged(adapters)?,
             checkpoint_activations: self.checkpoint_activations,
             fresh: self.fresh.clone(),
             unused: self.unused.clone(),
@@ -211,9 +217,9 @@ impl Deberta {
                 return Err(ModelError::InvalidArgument { operation: "deberta", message });
             }
         };
-        let positions = self.positions.of(&self.device, &self.config, sequence)?;
-        let around = Surroundings { positions, key_mask: key_mask.cloned() };
-        let mut x = self.embedding_norm.forward(&self.embedding.forward(forward, ids)?)?;
+        let (buckets, relative) = self.positions.of(forward, &self.config, sequence)?;
+        let around = Surroundings { buckets, key_mask: key_mask.cloned() };
+        let mut x = self.embedding_norm.forward(forward, &self.embedding.forward(forward, ids)?)?;
         if let Some(mask) = key_mask {
             x = x.mul(&Var::constant(mask.cast(DType::F32)?.reshape(&[batch, sequence, 1])?))?;
         }
@@ -221,9 +227,11 @@ impl Deberta {
         for layer in &self.layers {
             x = if self.checkpoint_activations {
                 let (layer, around) = (layer.clone(), around.clone());
-                forward.checkpoint(&[&x], move |forward, x| layer.forward(forward, &x[0], &around))?
+                forward.checkpoint(&[&x, &relative], move |forward, inputs| {
+                    layer.forward(forward, &inputs[0], &inputs[1], &around)
+                })?
             } else {
-                layer.forward(forward, &x, &around)?
+                layer.forward(forward, &x, &relative, &around)?
             };
         }
         Ok(x)
@@ -261,19 +269,29 @@ impl Model for Deberta {
         &self.device
     }
 
-    /// The modules of a sequence head and the embedding; of a masked language model the head's projection only, since its
-    /// embedding is its last matrix too.
+    /// The embedding, norms, relative embeddings and the modules of the head. Adapters of a masked language model that
+    /// train the embedding leave the head's last matrix as it was, as PEFT does; see [`Model::tied_parameters`].
     fn savable_modules(&self) -> Vec<String> {
         let head = self.head.linears().into_iter().map(|linear| linear.name().to_string());
-        let embedding = matches!(self.head, Head::Sequence(_)).then(|| EMBEDDING_MODULE.into());
-        embedding.into_iter().chain(head).collect()
+        let others = self.other_modules().map(|(name, _)| name.to_string());
+        [EMBEDDING_MODULE.to_string()].into_iter().chain(others).chain(head).collect()
     }
 
     fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
         if module == EMBEDDING_MODULE {
             return self.embedding.parameters();
         }
+        if let Some((_, parameters)) = self.other_modules().find(|(name, _)| *name == module) {
+            return parameters;
+        }
         self.linear(module).map(Linear::parameters).unwrap_or_default()
+    }
+
+    fn tied_parameters(&self) -> Vec<(String, String)> {
+        match self.head {
+            Head::Tokens(_) => vec![(DECODER.into(), EMBEDDING.into())],
+            Head::Sequence(_) => Vec::new(),
+        }
     }
 }
 

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tensor::{Device, RelativeBuckets, Tensor};
+use autograd::Var;
+use lora::{AdapterSet, Forward};
+use tensor::{RelativeBuckets, Tensor};
 
 use super::config::DebertaConfig;
+use super::norm::Norm;
 use crate::error::Result;
 
 /// The row of the relative embeddings for a relative position i − j.
@@ -28,34 +31,63 @@ pub(super) fn relative_row(config: &DebertaConfig, relative: i64) -> usize {
     (bucket + span).clamp(0, 2 * span - 1) as usize
 }
 
-/// What the blocks need to know about the relative positions of sequences of one length.
+/// The relative positions of sequences of one length.
 #[derive(Clone)]
-pub(super) struct SequencePositions {
+struct Table {
     /// Buckets counted from the first one in use.
-    pub buckets: RelativeBuckets,
-    /// The embeddings of the buckets in use, `[buckets, hidden]`.
-    pub embeddings: Tensor,
+    buckets: RelativeBuckets,
+    /// The first of the embeddings' rows in use; there are as many as buckets.
+    first: usize,
 }
 
 /// The relative embeddings and the tables made so far, by sequence length.
 pub(super) struct RelativePositions {
-    /// Normed, f32 `[2·span, hidden]`.
+    /// f32 `[2·span, hidden]`.
     embeddings: Tensor,
-    tables: Mutex<HashMap<usize, SequencePositions>>,
+    norm: Option<Norm>,
+    tables: Mutex<HashMap<usize, Table>>,
 }
 
+/// The module of the relative embeddings, and their name.
+pub(super) const RELATIVE_MODULE: &str = "deberta.encoder.rel_embeddings";
+pub(super) const RELATIVE: &str = "deberta.encoder.rel_embeddings.weight";
+
 impl RelativePositions {
-    pub fn new(embeddings: Tensor) -> Self {
-        RelativePositions { embeddings, tables: Mutex::default() }
+    /// Relative embeddings f32 `[2·span, hidden]` and the norm they go through, if any.
+    pub fn new(embeddings: Tensor, norm: Option<Norm>) -> Self {
+        RelativePositions { embeddings, norm, tables: Mutex::default() }
     }
 
-    /// The positions of sequences of `sequence` tokens, at least one. Short sequences need only the middle of the
-    /// embeddings, so that little more is projected for them.
-    pub fn of(&self, device: &Device, config: &DebertaConfig, sequence: usize) -> Result<SequencePositions> {
+    /// The modules, with their parameters.
+    pub fn modules(&self) -> Vec<(&str, Vec<(String, Tensor)>)> {
+        let embeddings = (RELATIVE_MODULE, vec![("weight".to_string(), self.embeddings.clone())]);
+        [embeddings].into_iter().chain(self.norm.iter().map(|norm| (norm.name(), norm.parameters()))).collect()
+    }
+
+    /// The positions with what was trained of them.
+    pub fn merged(&self, adapters: &AdapterSet) -> Result<Self> {
+        let norm = self.norm.as_ref().map(|norm| norm.merged(adapters)).transpose()?;
+        Ok(Self::new(adapters.merge_parameter(RELATIVE, &self.embeddings)?, norm))
+    }
+
+    /// For sequences of `sequence` tokens, at least one: which bucket a pair of positions falls into, counted from the
+    /// first in use, and the normed embeddings of the buckets in use, `[buckets, hidden]`. Short sequences need only the
+    /// middle of the embeddings, so that little more is projected for them.
+    pub fn of(&self, forward: &Forward, config: &DebertaConfig, sequence: usize) -> Result<(RelativeBuckets, Var)> {
+        let Table { buckets, first } = self.table(config, sequence)?;
+        let rows = forward.parameter(RELATIVE, &self.embeddings).slice(0, first, first + buckets.count())?;
+        let embeddings = match &self.norm {
+            Some(norm) => norm.forward(forward, &rows)?,
+            None => rows,
+        };
+        Ok((buckets, embeddings))
+    }
+
+    fn table(&self, config: &DebertaConfig, sequence: usize) -> Result<Table> {
         // Tables are only ever added as a whole, so a panic elsewhere cannot leave one half-made.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(positions) = tables.get(&sequence) {
-            return Ok(positions.clone());
+        if let Some(table) = tables.get(&sequence) {
+            return Ok(table.clone());
         }
         let farthest = sequence as i64 - 1;
         let rows: Vec<usize> = (-farthest..=farthest).map(|relative| relative_row(config, relative)).collect();
@@ -64,18 +96,17 @@ impl RelativePositions {
         // Matrix products are fastest with multiples of four; a bucket without positions costs next to nothing.
         let count = (last - first + 1).next_multiple_of(4).min(2 * config.span());
         let first = first.min(2 * config.span() - count);
-        let table: Vec<u32> = rows.iter().map(|row| (row - first) as u32).collect();
-        let positions = SequencePositions {
-            buckets: RelativeBuckets::new(device, &table, count)?,
-            embeddings: self.embeddings.slice(0, first, first + count)?,
-        };
-        tables.insert(sequence, positions.clone());
-        Ok(positions)
+        let buckets: Vec<u32> = rows.iter().map(|row| (row - first) as u32).collect();
+        let table = Table { buckets: RelativeBuckets::new(self.embeddings.device(), &buckets, count)?, first };
+        tables.insert(sequence, table.clone());
+        Ok(table)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tensor::Device;
+
     use super::*;
 
     fn config(position_buckets: Option<usize>, max_relative_positions: usize) -> DebertaConfig {
@@ -117,14 +148,14 @@ mod tests {
         let device = Device::cpu();
         let config = config(Some(8), 20);
         let values: Vec<f32> = (0..16).map(|row| row as f32).collect();
-        let positions = RelativePositions::new(Tensor::from_vec(&device, &[16, 1], values).expect("a table"));
-        let short = positions.of(&device, &config, 3).expect("positions");
+        let positions = RelativePositions::new(Tensor::from_vec(&device, &[16, 1], values).expect("a table"), None);
+        let of = |sequence| positions.of(&Forward::evaluation(None), &config, sequence).expect("positions");
+        let rows = |embeddings: &Var| embeddings.tensor().to_vec::<f32>().expect("values");
+        let (buckets, embeddings) = of(3);
         // Five positions from row 6 on, in a multiple of four rows.
-        assert_eq!(short.embeddings.to_vec::<f32>().expect("values"), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0]);
-        assert_eq!((short.buckets.count(), short.buckets.sequence()), (8, 3));
-        let next = positions.of(&device, &config, 5).expect("positions");
-        assert_eq!(next.embeddings.to_vec::<f32>().expect("values")[0], 4.0);
-        let long = positions.of(&device, &config, 50).expect("positions");
-        assert_eq!(long.buckets.count(), 16);
+        assert_eq!(rows(&embeddings), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0]);
+        assert_eq!((buckets.count(), buckets.sequence()), (8, 3));
+        assert_eq!(rows(&of(5).1)[0], 4.0);
+        assert_eq!(of(50).0.count(), 16);
     }
 }

@@ -7,7 +7,7 @@ use lora::{AdapterSet, Batch, Forward, Linear, Model, ModuleShape};
 use tensor::{DType, Device, RandomKey, Tensor};
 
 use super::config::LlamaConfig;
-use super::model::{EMBEDDING, EMBEDDING_MODULE, HEAD, Llama, RANDOM_DEVIATION};
+use super::model::{EMBEDDING, HEAD, Llama};
 use crate::architecture::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::classifier::{SequenceClassifier, check_labels, classification_loss};
@@ -26,7 +26,8 @@ pub struct LlamaClassifier {
 
 impl LlamaClassifier {
     /// Reads `config.json` and the weights of a checkpoint directory, that of a classifier or of a language model, whose
-    /// head is left out. Where there is no `score`, it is made new: weights from N(0, 0.02²) by seed and name, in f32.
+    /// head is left out. Where there is no `score`, it is made new: weights from N(0, `initializer_range`²) by seed and
+    /// name, in f32.
     ///
     /// # Errors
     /// Files that cannot be read or do not belong together, each named; [`ModelError::InvalidArgument`] for no labels, or
@@ -71,7 +72,10 @@ impl LlamaClassifier {
                 check_labels(SCORE, stored, labels)?;
                 source.matrix(&name, &shape)?
             }
-            None => Tensor::random_normal(device, &shape, 0.0, RANDOM_DEVIATION, RandomKey::named(seed, &name, 0))?,
+            None => {
+                let key = RandomKey::named(seed, &name, 0);
+                Tensor::random_normal(device, &shape, 0.0, config.initializer_range, key)?
+            }
         };
         let score = Linear::new(SCORE, weight, None)?;
         Ok(LlamaClassifier {
@@ -152,7 +156,7 @@ impl Model for LlamaClassifier {
     }
 
     fn savable_modules(&self) -> Vec<String> {
-        vec![EMBEDDING_MODULE.into(), SCORE.into()]
+        self.model.savable_modules()
     }
 
     fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {

@@ -36,6 +36,8 @@ pub struct LlamaConfig {
     pub attention_bias: bool,
     /// The three feed-forward projections have biases.
     pub mlp_bias: bool,
+    /// Standard deviation of new weights.
+    pub initializer_range: f32,
     /// Token that starts a sequence.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a sequence.
@@ -116,6 +118,7 @@ impl LlamaConfig {
             tie_word_embeddings: object.flag("tie_word_embeddings", false)?,
             attention_bias: object.flag("attention_bias", false)?,
             mlp_bias: object.flag("mlp_bias", false)?,
+            initializer_range: object.positive("initializer_range")?.unwrap_or(0.02) as f32,
             // Absent is not null: the format's own defaults are LLaMA's 1 and 2.
             bos_token_id: special("bos_token_id", 1)?.first().copied(),
             eos_token_ids: special("eos_token_id", 2)?,
@@ -195,6 +198,7 @@ impl LlamaConfig {
             tie_word_embeddings: false,
             attention_bias: false,
             mlp_bias: false,
+            initializer_range: 0.02,
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
             pad_token_id: None,

@@ -1,20 +1,20 @@
 //! One transformer block: attention and gated feed-forward, each behind a norm and beside a residual.
 
 use autograd::Var;
-use lora::{Forward, Linear};
+use lora::{AdapterSet, Forward, Linear};
 use tensor::{AttentionConfig, Result, Tensor};
 
 use super::config::LlamaConfig;
+use super::norm::Norm;
 use super::rotary::RotaryTable;
 use crate::weights::WeightSource;
 
 /// The weights of one block.
 pub(super) struct Layer {
-    input_norm: Tensor,
+    input_norm: Norm,
     attention: Attention,
-    post_attention_norm: Tensor,
+    post_attention_norm: Norm,
     feed_forward: FeedForward,
-    epsilon: f32,
 }
 
 struct Attention {
@@ -85,12 +85,12 @@ impl Layer {
             up: linear("mlp.up_proj", intermediate, hidden, config.mlp_bias)?,
             down: linear("mlp.down_proj", hidden, intermediate, config.mlp_bias)?,
         };
+        let mut norm = |part: &str| Norm::new(format!("{prefix}.{part}"), hidden, config.rms_norm_eps, source);
         Ok(Layer {
-            input_norm: source.norm(&format!("{prefix}.input_layernorm.weight"), hidden)?,
+            input_norm: norm("input_layernorm")?,
             attention,
-            post_attention_norm: source.norm(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+            post_attention_norm: norm("post_attention_layernorm")?,
             feed_forward,
-            epsilon: config.rms_norm_eps,
         })
     }
 
@@ -100,25 +100,29 @@ impl Layer {
         [query, key, value, output, &feed_forward.gate, &feed_forward.up, &feed_forward.down]
     }
 
-    /// The same block with every linear module replaced by what `change` makes of it.
-    pub fn map_linears(&self, change: &mut dyn FnMut(&Linear) -> crate::Result<Linear>) -> crate::Result<Self> {
+    /// The block's norms.
+    pub fn norms(&self) -> [&Norm; 2] {
+        [&self.input_norm, &self.post_attention_norm]
+    }
+
+    /// The block with adapters folded in, and with what was trained as a whole.
+    pub fn merged(&self, adapters: &AdapterSet) -> crate::Result<Self> {
         let (attention, feed_forward) = (&self.attention, &self.feed_forward);
         Ok(Layer {
-            input_norm: self.input_norm.clone(),
+            input_norm: self.input_norm.merged(adapters)?,
             attention: Attention {
-                query: change(&attention.query)?,
-                key: change(&attention.key)?,
-                value: change(&attention.value)?,
-                output: change(&attention.output)?,
+                query: attention.query.merged(adapters)?,
+                key: attention.key.merged(adapters)?,
+                value: attention.value.merged(adapters)?,
+                output: attention.output.merged(adapters)?,
                 head_dim: attention.head_dim,
             },
-            post_attention_norm: self.post_attention_norm.clone(),
+            post_attention_norm: self.post_attention_norm.merged(adapters)?,
             feed_forward: FeedForward {
-                gate: change(&feed_forward.gate)?,
-                up: change(&feed_forward.up)?,
-                down: change(&feed_forward.down)?,
+                gate: feed_forward.gate.merged(adapters)?,
+                up: feed_forward.up.merged(adapters)?,
+                down: feed_forward.down.merged(adapters)?,
             },
-            epsilon: self.epsilon,
         })
     }
 
@@ -131,9 +135,9 @@ impl Layer {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Result<Var> {
-        let normed = x.rms_norm(&Var::constant(self.input_norm.clone()), self.epsilon)?;
+        let normed = self.input_norm.forward(forward, x)?;
         let x = x.add(&self.attention.forward(forward, &normed, positions, cache)?)?;
-        let normed = x.rms_norm(&Var::constant(self.post_attention_norm.clone()), self.epsilon)?;
+        let normed = self.post_attention_norm.forward(forward, &x)?;
         x.add(&self.feed_forward.forward(forward, &normed)?)
     }
 }

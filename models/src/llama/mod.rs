@@ -4,6 +4,7 @@ mod classifier;
 mod config;
 mod layer;
 mod model;
+mod norm;
 mod rotary;
 
 pub use classifier::LlamaClassifier;

@@ -9,6 +9,7 @@ use tensor::{Device, Tensor};
 
 use super::config::LlamaConfig;
 use super::layer::{Layer, LayerCache, Positions};
+use super::norm::Norm;
 use super::rotary::RotaryTable;
 use crate::architecture::ModelConfig;
 use crate::checkpoint::Checkpoint;
@@ -18,11 +19,8 @@ use crate::weights::{CheckpointWeights, RandomWeights, WeightSource, WeightType}
 
 pub(super) const EMBEDDING_MODULE: &str = "model.embed_tokens";
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
-const NORM: &str = "model.norm.weight";
+const NORM: &str = "model.norm";
 pub(super) const HEAD: &str = "lm_head";
-
-/// Standard deviation of random weight matrices, as the format's own initialiser has it.
-pub(super) const RANDOM_DEVIATION: f32 = 0.02;
 
 /// A LLaMA model with frozen weights. Its linear modules have the names of Hugging Face checkpoints, such as
 /// `model.layers.0.self_attn.q_proj` and `lm_head`, and carry whatever adapters a [`Forward`] has for them.
@@ -31,7 +29,7 @@ pub struct Llama {
     device: Device,
     embedding: Embedding,
     layers: Vec<Arc<Layer>>,
-    norm: Tensor,
+    norm: Norm,
     head: Linear,
     /// Grows to the longest sequence seen.
     rotary: Mutex<Option<RotaryTable>>,
@@ -89,14 +87,14 @@ impl Llama {
         Ok(model)
     }
 
-    /// A model with random weights: matrices from N(0, 0.02²), norms one. The same seed gives the same model on every
+    /// A model with random weights: matrices from N(0, `initializer_range`²), norms one, biases zero. The same seed gives the same model on every
     /// device, up to a few units in the last place. [`WeightType::Stored`] stands for bf16.
     ///
     /// # Errors
     /// The device's own errors.
     pub fn random(config: LlamaConfig, seed: u64, device: &Device, weight_type: WeightType) -> Result<Self> {
         config.check(Path::new("configuration"))?;
-        let mut source = RandomWeights { device, weight_type, seed, deviation: RANDOM_DEVIATION };
+        let mut source = RandomWeights { device, weight_type, seed, deviation: config.initializer_range };
         let model = Self::build(config, device, &mut source)?;
         device.trim_pool()?;
         Ok(model)
@@ -128,7 +126,7 @@ impl Llama {
             device: device.clone(),
             embedding: Embedding::new(EMBEDDING_MODULE, embedding)?,
             layers: layers?,
-            norm: source.norm(NORM, config.hidden_size)?,
+            norm: Norm::new(NORM, config.hidden_size, config.rms_norm_eps, source)?,
             head,
             rotary: Mutex::new(None),
             checkpoint_activations: false,
@@ -171,26 +169,30 @@ impl Llama {
         self.linears().find(|linear| linear.name() == name)
     }
 
+    /// Every norm, in the order of computation.
+    fn norms(&self) -> impl Iterator<Item = &Norm> {
+        self.layers.iter().flat_map(|layer| layer.norms()).chain([&self.norm])
+    }
+
     /// The model with adapters folded into the weights they adapt, and with the modules that were trained as a whole. Other
-    /// weights are shared. An embedding and a head that were one are two afterwards if one of them was trained.
+    /// weights are shared. An embedding and a head that were one are two afterwards if one of them was trained alone.
     ///
     /// # Errors
     /// As [`AdapterSet::merge`].
     pub fn merged(&self, adapters: &AdapterSet) -> Result<Self> {
-        let mut merge = |linear: &Linear| Ok(linear.merged(adapters)?);
         let changes = |name: &str| {
             adapters.adapter(name).is_some() || adapters.whole_parameter(&format!("{name}.weight")).is_some()
         };
-        let tied = self.config.tie_word_embeddings && !changes(HEAD) && !changes(EMBEDDING_MODULE);
-        let layers: Result<Vec<_>> =
-            self.layers.iter().map(|layer| Ok(Arc::new(layer.map_linears(&mut merge)?))).collect();
+        let parted = !adapters.is_full() && (changes(HEAD) || changes(EMBEDDING_MODULE));
+        let tied = self.config.tie_word_embeddings && !parted;
+        let layers: Result<Vec<_>> = self.layers.iter().map(|layer| Ok(Arc::new(layer.merged(adapters)?))).collect();
         Ok(Llama {
             config: LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() },
             device: self.device.clone(),
             embedding: self.embedding.merged(adapters)?,
             layers: layers?,
-            norm: self.norm.clone(),
-            head: merge(&self.head)?,
+            norm: self.norm.merged(adapters)?,
+            head: self.head.merged(adapters)?,
             rotary: Mutex::new(None),
             checkpoint_activations: self.checkpoint_activations,
             loss_chunk_rows: self.loss_chunk_rows,
@@ -223,7 +225,7 @@ impl Llama {
         }
         cache.tokens += tokens;
         let last = Var::constant(x.tensor().select(1, tokens - 1)?.contiguous()?);
-        Ok(self.head.forward(forward, &self.final_norm(&last)?)?.into_tensor())
+        Ok(self.head.forward(forward, &self.norm.forward(forward, &last)?)?.into_tensor())
     }
 
     /// The normed output of the last block, `[batch, sequence, hidden]`.
@@ -238,15 +240,11 @@ impl Llama {
                 layer.forward(forward, &x, &positions, None)?
             };
         }
-        self.final_norm(&x)
+        Ok(self.norm.forward(forward, &x)?)
     }
 
     fn embed(&self, forward: &Forward, ids: &Tensor) -> Result<Var> {
         Ok(self.embedding.forward(forward, ids)?)
-    }
-
-    fn final_norm(&self, x: &Var) -> Result<Var> {
-        Ok(x.rms_norm(&Var::constant(self.norm.clone()), self.config.rms_norm_eps)?)
     }
 
     /// Rotary rows and mask for the positions `start..start + tokens`.
@@ -304,14 +302,23 @@ impl Model for Llama {
     }
 
     fn savable_modules(&self) -> Vec<String> {
-        vec![EMBEDDING_MODULE.into(), HEAD.into()]
+        let norms = self.norms().map(|norm| norm.name().to_string());
+        [EMBEDDING_MODULE.to_string()].into_iter().chain(norms).chain([self.head.name().to_string()]).collect()
     }
 
     fn saved_module(&self, module: &str) -> Vec<(String, Tensor)> {
         if module == EMBEDDING_MODULE {
             return self.embedding.parameters();
         }
+        if let Some(norm) = self.norms().find(|norm| norm.name() == module) {
+            return norm.parameters();
+        }
         self.linear(module).map(Linear::parameters).unwrap_or_default()
+    }
+
+    fn tied_parameters(&self) -> Vec<(String, String)> {
+        let tied = (format!("{HEAD}.weight"), EMBEDDING.to_string());
+        if self.config.tie_word_embeddings { vec![tied] } else { Vec::new() }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::data::labelled::{self, Encoded};
 use crate::data::rows;
 use crate::data::task::{Target, Task};
 use crate::failure::{Failure, Outcome};
-use crate::loading::{self, ClassifierOptions, Loaded, lora_failure};
+use crate::loading::{self, ClassifierOptions, Loaded, Weights, lora_failure};
 use crate::output::Output;
 
 /// Example: cargo xtask evaluate --model path/to/deberta --adapter my-adapter --task sst2 --data path/to/glue
@@ -60,8 +60,8 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let tokenizer = loading::tokenizer(&arguments.model)?;
     let loaded = match &target {
         None => {
-            let weight_type = arguments.dtype.weight_type();
-            Loaded::Language(Box::new(loading::language_model(&arguments.model, &device, weight_type, output)?))
+            let weights = Weights::Stored(arguments.dtype.weight_type());
+            Loaded::Language(Box::new(loading::language_model(&arguments.model, &device, weights, output)?))
         }
         Some(target) => {
             let options = ClassifierOptions {

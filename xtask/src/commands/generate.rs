@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::Common;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
-use crate::loading::{self, model_failure};
+use crate::loading::{self, Weights, model_failure};
 use crate::output::Output;
 
 /// Example: cargo xtask generate --model path/to/llama --adapter my-adapter --prompt "Once upon a time"
@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     interrupt::watch();
     let device = common.open_device(output)?;
     let tokenizer = loading::tokenizer(&arguments.model)?;
-    let model = loading::language_model(&arguments.model, &device, WeightType::F32, output)?;
+    let model = loading::language_model(&arguments.model, &device, Weights::Stored(WeightType::F32), output)?;
     let adapters = match &arguments.adapter {
         Some(directory) => Some(loading::adapter(directory, &model, output)?.0),
         None => None,

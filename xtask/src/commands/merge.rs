@@ -1,17 +1,17 @@
 //! `merge`: folds an adapter into its base and writes a Hugging Face checkpoint.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lora::{AdapterSet, write_whole};
+use lora::AdapterSet;
 use models::{Checkpoint, MergedCheckpoint};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tensor::Device;
 
 use crate::Common;
+use crate::checkpoints::{Config, WEIGHTS, read_config, set_head, write_companions};
 use crate::failure::{Failure, Outcome};
-use crate::loading::{COMPANIONS, model_failure};
+use crate::loading::model_failure;
 use crate::output::{Output, bytes};
 
 /// Example: cargo xtask merge --model path/to/llama --adapter my-adapter --out merged
@@ -40,28 +40,24 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     if same(model, out) || same(adapter, out) {
         return Err(Failure::input("--out: must be another directory than --model and --adapter"));
     }
-    let occupied = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
-    if !overwrite && occupied.iter().any(|name| out.join(name).exists()) {
+    if !overwrite && WEIGHTS.iter().any(|name| out.join(name).exists()) {
         let out = out.display();
         return Err(Failure::input(format!(
             "--out {out}: a checkpoint is already there; choose another, or --overwrite"
         )));
     }
-    let config = read_config(&model.join("config.json"))?;
+    let mut config = read_config(model)?;
     let checkpoint = Checkpoint::open(model).map_err(model_failure)?;
     let device = common.open_device(output)?;
     let adapters = load(&checkpoint, adapter, &device)?;
     refuse_shared(&config, &adapters)?;
     std::fs::create_dir_all(out).map_err(|error| Failure::input(format!("--out {}: {error}", out.display())))?;
     let merged = models::merge_checkpoint(&checkpoint, &adapters, out).map_err(model_failure)?;
-    for name in COMPANIONS {
-        if let Ok(contents) = std::fs::read(model.join(name)) {
-            write_whole(&out.join(name), &contents)?;
-        }
+    let head = merged.added.iter().find(|(name, _)| ["classifier.weight", "score.weight"].contains(&name.as_str()));
+    if let Some(&labels) = head.and_then(|(_, shape)| shape.first()) {
+        set_head(&mut config, labels);
     }
-    // Last: a directory with a configuration is a whole checkpoint.
-    let config = with_head(config, &merged);
-    write_whole(&out.join("config.json"), format!("{:#}\n", Value::Object(config)).as_bytes())?;
+    write_companions(model, out, config)?;
     conclude(out, &merged, &device, output);
     Ok(ExitCode::SUCCESS)
 }
@@ -73,15 +69,8 @@ fn load(checkpoint: &Checkpoint, adapter: &Path, device: &Device) -> Outcome<Ada
     models::load_adapter(checkpoint, adapter, device).map_err(model_failure)
 }
 
-fn read_config(path: &Path) -> Outcome<Map<String, Value>> {
-    let wrong = |message: String| Failure::input(format!("{}: {message}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| wrong(format!("not a JSON object: {error}")))
-}
-
 /// A model that stores one matrix for embedding and head cannot have only one of them changed.
-fn refuse_shared(config: &Map<String, Value>, adapters: &AdapterSet) -> Outcome<()> {
+fn refuse_shared(config: &Config, adapters: &AdapterSet) -> Outcome<()> {
     if config.get("tie_word_embeddings").and_then(Value::as_bool) != Some(true) {
         return Ok(());
     }
@@ -95,29 +84,6 @@ fn refuse_shared(config: &Map<String, Value>, adapters: &AdapterSet) -> Outcome<
              (tie_word_embeddings); use the adapter unmerged, or train one that leaves `{module}` alone"
         ))),
     }
-}
-
-/// The configuration, made that of a classifier where the adapter brings the head of one.
-fn with_head(mut config: Map<String, Value>, merged: &MergedCheckpoint) -> Map<String, Value> {
-    let head = merged.added.iter().find_map(|(name, shape)| match (name.as_str(), shape.first()) {
-        ("classifier.weight" | "score.weight", Some(&labels)) => Some(labels),
-        _ => None,
-    });
-    let Some(labels) = head else { return config };
-    let known = config.get("id2label").and_then(Value::as_object).map_or(2, Map::len);
-    if known != labels || labels == 1 {
-        let name = |label: usize| format!("LABEL_{label}");
-        let names: BTreeMap<String, String> = (0..labels).map(|label| (label.to_string(), name(label))).collect();
-        let numbers: BTreeMap<String, usize> = (0..labels).map(|label| (name(label), label)).collect();
-        config.insert("id2label".into(), json!(names));
-        config.insert("label2id".into(), json!(numbers));
-    }
-    let architecture = match config.get("model_type").and_then(Value::as_str) {
-        Some("deberta-v2") => "DebertaV2ForSequenceClassification",
-        _ => "LlamaForSequenceClassification",
-    };
-    config.insert("architectures".into(), json!([architecture]));
-    config
 }
 
 fn conclude(out: &Path, merged: &MergedCheckpoint, device: &Device, output: &Output) {

@@ -6,6 +6,7 @@ use autograd::{Decay, Schedule};
 use lora::{Initialisation, Length, LoraConfig, Targets};
 use models::{DropoutOverrides, WeightType};
 
+use super::full::FullArguments;
 use super::method::MethodArguments;
 use crate::data::task::Task;
 
@@ -31,7 +32,7 @@ pub struct Arguments {
     /// Validation data; default: 5 % of the training data is held out, at most 64 blocks or rows.
     #[arg(long, num_args = 1..)]
     pub validation: Vec<PathBuf>,
-    /// Directory for the adapter (PEFT files), metrics.jsonl and checkpoints.
+    /// Directory for the adapter (PEFT files) or, with --full, the model; metrics.jsonl and resumable checkpoints.
     #[arg(long)]
     pub out: PathBuf,
     /// Read settings from a TOML file with the same names; flags given here win.
@@ -124,6 +125,8 @@ pub struct Arguments {
     /// Write over an adapter that is already in --out.
     #[arg(long)]
     pub overwrite: bool,
+    #[command(flatten)]
+    pub full: FullArguments,
     #[command(flatten)]
     pub method: MethodArguments,
 }

@@ -7,7 +7,7 @@ use crate::Common;
 use crate::data::{Shape, Sources};
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{DataRequest, Judge, TaskData};
-use crate::loading::{self, ClassifierOptions, Loaded};
+use crate::loading::{self, ClassifierOptions, Loaded, Weights};
 use crate::output::Output;
 
 /// The parts of a run.
@@ -20,6 +20,9 @@ pub struct Inputs {
 /// Reads all inputs; small and quick ones first, so that what is wrong with them is known soon.
 pub fn read(arguments: &Arguments, common: &Common, device: &Device, output: &Output) -> Outcome<Inputs> {
     let target = arguments.task.target(&arguments.labels)?;
+    if arguments.full.from_scratch && target.is_some() {
+        return Err(Failure::input("--from-scratch is for --task causal and commonsense"));
+    }
     let tokenizer = loading::tokenizer(&arguments.model)?;
     let request = DataRequest {
         task: arguments.task,
@@ -30,7 +33,7 @@ pub fn read(arguments: &Arguments, common: &Common, device: &Device, output: &Ou
     };
     let rows = request.rows()?;
     let loaded = match &target {
-        None => language_model(arguments, device, output)?,
+        None => language_model(arguments, common, device, output)?,
         Some(target) => {
             let options = ClassifierOptions {
                 weight_type: arguments.dtype.weight_type(),
@@ -45,13 +48,17 @@ pub fn read(arguments: &Arguments, common: &Common, device: &Device, output: &Ou
     Ok(Inputs { loaded, sources, judge })
 }
 
-fn language_model(arguments: &Arguments, device: &Device, output: &Output) -> Outcome<Loaded> {
+fn language_model(arguments: &Arguments, common: &Common, device: &Device, output: &Output) -> Outcome<Loaded> {
     let dropouts = [arguments.hidden_dropout, arguments.attention_dropout, arguments.classifier_dropout];
     if dropouts.iter().any(Option::is_some) {
         let message = "--hidden-dropout, --attention-dropout and --classifier-dropout belong to tasks with labels";
         return Err(Failure::input(message));
     }
-    let model = loading::language_model(&arguments.model, device, arguments.dtype.weight_type(), output)?
+    let weights = match arguments.full.from_scratch {
+        true => Weights::Random { seed: common.seed },
+        false => Weights::Stored(arguments.dtype.weight_type()),
+    };
+    let model = loading::language_model(&arguments.model, device, weights, output)?
         .with_checkpointed_activations(arguments.checkpoint_activations);
     Ok(Loaded::Language(Box::new(model)))
 }

@@ -1,6 +1,7 @@
-//! `finetune`: trains a LoRA adapter on a checkpoint and writes it as PEFT files.
+//! `finetune`: trains a LoRA adapter on a checkpoint and writes it as PEFT files; or the whole model.
 
 mod arguments;
+mod full;
 mod inputs;
 mod method;
 mod progress;
@@ -23,6 +24,7 @@ pub use method::OptimizerKind;
 pub use progress::Progress;
 
 use crate::Common;
+use crate::checkpoints;
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
 use crate::hub;
@@ -54,7 +56,10 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
         output.say(format!("validation loss before training: {loss:.4}"));
     }
     let (trained, steps) = train(arguments, options, model, adapters, &sources, output)?;
-    trained.adapters.save(&arguments.out, &origin).map_err(lora_failure)?;
+    match arguments.full.full {
+        true => full::write(arguments, &trained)?,
+        false => trained.adapters.save(&arguments.out, &origin).map_err(lora_failure)?,
+    }
     let scores = judge.score(&loaded, Some(&trained.adapters), output)?;
     let report = json!({
         "command": "finetune", "task": arguments.task.to_possible_value().map(|task| task.get_name().to_string()),
@@ -63,16 +68,21 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     conclude(arguments, &trained, steps, report, started, model, output)
 }
 
-/// Refuses to write over an adapter, before any work is done.
+/// Refuses to write over an adapter or a checkpoint, before any work is done.
 fn check_output(arguments: &Arguments) -> Outcome<()> {
     let out = &arguments.out;
     if out.exists() && !out.is_dir() {
         return Err(Failure::input(format!("--out {}: this is a file, not a directory", out.display())));
     }
-    let occupied = out.join(WEIGHTS_FILE).exists();
-    if occupied && !arguments.overwrite && !arguments.resume {
+    let files: &[&str] = if arguments.full.full { &checkpoints::WEIGHTS } else { &[WEIGHTS_FILE] };
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if arguments.full.full && same(&arguments.model, out) {
+        return Err(Failure::input("--out: must be another directory than --model"));
+    }
+    let occupied = files.iter().find(|name| out.join(name).exists());
+    if let (Some(file), false, false) = (occupied, arguments.overwrite, arguments.resume) {
         return Err(Failure::input(format!(
-            "--out {}: an adapter is already there; choose another directory, or --overwrite, or --resume",
+            "--out {}: {file} is already there; choose another directory, or --overwrite, or --resume",
             out.display()
         )));
     }
@@ -85,6 +95,10 @@ fn starting_point(
     model: &dyn Model,
     output: &Output,
 ) -> Outcome<(AdapterSet, AdapterOrigin)> {
+    if arguments.full.full {
+        let set = AdapterSet::full(Base::of(model), model.device()).map_err(lora_failure)?;
+        return Ok((set, AdapterOrigin::default()));
+    }
     let base_model = Some(hub::base_name(&arguments.model));
     let task_type = if arguments.task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" };
     let base_fingerprint = Some(Checkpoint::open(&arguments.model).map_err(loading::model_failure)?.fingerprint());
@@ -104,11 +118,13 @@ fn starting_point(
 
 fn describe(adapters: &AdapterSet, sources: &Sources, output: &Output) {
     let trainable: usize = adapters.parameters().iter().map(|(_, tensor)| tensor.elements()).sum();
-    output.say(format!(
-        "adapter: rank {}, {} modules, {trainable} trainable parameters",
-        adapters.config().rank,
-        adapters.adapters().len()
-    ));
+    output.say(match adapters.is_full() {
+        true => format!("every parameter is trained: {trainable}"),
+        false => {
+            let (rank, modules) = (adapters.config().rank, adapters.adapters().len());
+            format!("adapter: rank {rank}, {modules} modules, {trainable} trainable parameters")
+        }
+    });
     output.say(format!(
         "data: {} tokens for training, {} for validation",
         sources.training_tokens, sources.validation_tokens
@@ -203,7 +219,7 @@ fn conclude(
     output.result(&report);
     if trained.stopped {
         return Err(Failure::Interrupted(format!(
-            "interrupted after step {} of {steps}; the adapter so far is in {out}, and --resume goes on",
+            "interrupted after step {} of {steps}; what is trained so far is in {out}, and --resume goes on",
             trained.steps
         )));
     }
@@ -216,6 +232,7 @@ fn conclude(
         trained.steps,
         bytes(counters.peak_bytes)
     ));
-    output.say(format!("adapter: {out} (PEFT files); the one with the lowest validation loss: {out}/best"));
+    let kind = if trained.adapters.is_full() { "checkpoint" } else { "adapter" };
+    output.say(format!("{kind}: {out}; the one with the lowest validation loss: {out}/best"));
     Ok(ExitCode::SUCCESS)
 }

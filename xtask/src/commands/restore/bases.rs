@@ -11,7 +11,7 @@ use super::arguments::Arguments;
 use crate::Common;
 use crate::data::task::Target;
 use crate::failure::{Failure, Outcome};
-use crate::loading::{self, ClassifierOptions, Loaded, lora_failure, model_failure};
+use crate::loading::{self, ClassifierOptions, Loaded, Weights, lora_failure, model_failure};
 use crate::output::Output;
 
 /// Both checkpoints, and at most one model in memory.
@@ -85,7 +85,8 @@ impl<'a> Bases<'a> {
         let directory = self.directory(side);
         let model = match target {
             None => {
-                let model = loading::language_model(directory, &self.device, weight_type, self.output)?;
+                let model =
+                    loading::language_model(directory, &self.device, Weights::Stored(weight_type), self.output)?;
                 Loaded::Language(Box::new(model))
             }
             Some(target) => {
