@@ -20,6 +20,7 @@ mod loading;
 mod metrics;
 mod output;
 mod random;
+mod report;
 mod world;
 
 use std::process::ExitCode;

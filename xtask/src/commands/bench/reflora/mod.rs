@@ -6,7 +6,9 @@ mod overhead;
 mod summary;
 mod toy;
 
+pub use convergence::Run;
 use serde_json::{Map, Value};
+pub use summary::final_loss;
 use tensor::Device;
 
 use crate::Common;

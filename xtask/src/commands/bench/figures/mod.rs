@@ -1,0 +1,27 @@
+//! What the suites measured as sections of the report: figures, tables and findings, made from the suites' raw results.
+
+mod kernels;
+mod reflora;
+mod step;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::failure::Outcome;
+use crate::report::Section;
+
+/// The section of a suite by its name; a suite without figures of its own gets one with its raw results.
+pub fn section(suite: &str, raw: Value) -> Outcome<Section> {
+    let section = match suite {
+        "kernels" => kernels::section(&raw)?,
+        "step" => step::section(&raw)?,
+        "reflora" => reflora::section(&raw)?,
+        _ => Section { title: suite.into(), ..Section::default() },
+    };
+    Ok(Section { name: suite.into(), raw, ..section })
+}
+
+/// A part of the raw results as what it is.
+fn part<T: DeserializeOwned>(raw: &Value) -> Outcome<T> {
+    Ok(T::deserialize(raw)?)
+}
