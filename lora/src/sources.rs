@@ -89,6 +89,11 @@ pub struct PaddedExamples {
 /// Sequence lengths are multiples of this: kernels like it, and the device's buffers repeat.
 const LENGTH_STEP: usize = 16;
 
+/// The length of a batch's sequences of which the longest has `longest` tokens.
+pub(crate) fn padded_length(longest: usize) -> usize {
+    longest.next_multiple_of(LENGTH_STEP)
+}
+
 impl PaddedExamples {
     /// Batches of `batch` examples; with a seed in a fresh order every epoch, and without one in their own order. The
     /// last batch may be smaller. Examples are cut to `longest` tokens.
@@ -126,7 +131,7 @@ impl BatchSource for PaddedExamples {
         let chosen: Vec<&Example> = self.batching.items(index).into_iter().map(|item| &self.examples[item]).collect();
         let length = |example: &&Example| example.ids.len().min(self.longest);
         let needed = chosen.iter().map(length).max().unwrap_or(0).max(1);
-        let sequence = needed.next_multiple_of(LENGTH_STEP).min(self.longest);
+        let sequence = padded_length(needed).min(self.longest);
         let (mut ids, mut labels, mut mask) = (Vec::new(), Vec::new(), Vec::new());
         for example in &chosen {
             let length = length(example);
@@ -142,7 +147,8 @@ impl BatchSource for PaddedExamples {
     }
 }
 
-fn label(token: u32) -> Result<i32> {
+/// The label that a token is.
+pub(crate) fn label(token: u32) -> Result<i32> {
     i32::try_from(token)
         .map_err(|_| LoraError::Setting { setting: "data", message: format!("token id {token} is no label") })
 }
@@ -212,7 +218,7 @@ fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
 }
 
 /// The finaliser of SplitMix64: a bijection in which every input bit changes about half of the output bits.
-fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)

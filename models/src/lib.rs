@@ -48,7 +48,7 @@ pub use error::{ModelError, Result};
 pub use generate::{Finish, Generated, GenerationOptions, Sampling, generate};
 pub use llama::{Cache, Llama, LlamaClassifier, LlamaConfig, RopeScaling, inverse_frequencies};
 pub use merge::{MergedCheckpoint, load_adapter, merge_checkpoint};
-pub use tokenizer::{EncodedPair, TokenStream, Tokenizer};
+pub use tokenizer::{EncodedPair, TokenStream, Tokenizer, TokenizerFamily, train_unigram};
 pub use trained::write_checkpoint;
 pub use update::{ModelUpdate, Side};
 pub use weights::WeightType;

@@ -7,6 +7,7 @@ use models::Tokenizer;
 
 use crate::classification;
 use crate::data::labelled::{self, Encoded, Row, Validation};
+use crate::data::masked;
 use crate::data::task::{Target, Task};
 use crate::data::{Data, Shape, Sources};
 use crate::failure::{Failure, Outcome};
@@ -102,8 +103,13 @@ impl DataRequest<'_> {
             true => data.hold_out(self.shape.sequence),
             false => (data, Data::read(self.validation, tokenizer, style)?),
         };
-        let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);
-        let sources = training.sources(validation, self.shape, padding)?;
+        let sources = match self.task {
+            Task::MaskedLm => masked::sources(training, validation, self.shape, tokenizer)?,
+            _ => {
+                let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);
+                training.sources(validation, self.shape, padding)?
+            }
+        };
         Ok(TaskData { sources, judge: Judge { target: None, validation: Vec::new() } })
     }
 }

@@ -48,6 +48,8 @@ pub fn lora_failure(error: LoraError) -> Failure {
 pub enum Loaded {
     /// Predicts the next token.
     Language(Box<Llama>),
+    /// Predicts hidden tokens.
+    Masked(Box<Deberta>),
     /// Gives each sequence a class or a score.
     Classifier {
         model: Box<dyn Classifier>,
@@ -61,6 +63,7 @@ impl Loaded {
     pub fn model(&self) -> &dyn Model {
         match self {
             Loaded::Language(model) => &**model,
+            Loaded::Masked(model) => &**model,
             Loaded::Classifier { model, .. } => &**model,
         }
     }
@@ -69,6 +72,7 @@ impl Loaded {
     pub fn positions(&self) -> usize {
         match self {
             Loaded::Language(model) => model.config().max_position_embeddings,
+            Loaded::Masked(model) => model.config().max_position_embeddings,
             Loaded::Classifier { positions, .. } => *positions,
         }
     }
@@ -99,7 +103,8 @@ pub fn language_model(directory: &Path, device: &Device, weights: Weights, outpu
     let config = ModelConfig::read(directory).map_err(model_failure)?;
     if let ModelConfig::Deberta(_) = config {
         return Err(Failure::input(format!(
-            "--model {}: DeBERTa does not predict next tokens; give --task (sst2, classify, …), or a LLaMA checkpoint",
+            "--model {}: DeBERTa does not predict next tokens; give --task (masked-lm, sst2, classify, …), or a LLaMA \
+             checkpoint",
             directory.display()
         )));
     }
@@ -118,6 +123,34 @@ pub fn language_model(directory: &Path, device: &Device, weights: Weights, outpu
         config.num_hidden_layers,
         bytes(device.counters().bytes_in_use)
     ));
+    Ok(model)
+}
+
+/// Loads a masked language model, or makes one, and says what it is.
+pub fn masked_model(
+    directory: &Path,
+    device: &Device,
+    weights: Weights,
+    dropout: DropoutOverrides,
+    output: &Output,
+) -> Outcome<Deberta> {
+    let ModelConfig::Deberta(config) = ModelConfig::read(directory).map_err(model_failure)? else {
+        return Err(Failure::input(format!(
+            "--model {}: --task masked-lm is for DeBERTa; LLaMA predicts next tokens (--task causal)",
+            directory.display()
+        )));
+    };
+    let options = DebertaOptions { dropout, ..DebertaOptions::new(DebertaHead::MaskedLanguageModel) };
+    let model = match weights {
+        Weights::Random { seed } => Deberta::random(config, &DebertaOptions { seed, ..options }, device),
+        Weights::Stored(weight_type) => {
+            Deberta::from_directory(directory, &DebertaOptions { weight_type, ..options }, device)
+        }
+    };
+    let model = model.map_err(model_failure)?;
+    let (config, memory) = (model.config(), bytes(device.counters().bytes_in_use));
+    let (layers, vocabulary) = (config.num_hidden_layers, config.vocab_size);
+    output.say(format!("model: DeBERTa, {layers} layers, a vocabulary of {vocabulary}, {memory} in memory"));
     Ok(model)
 }
 

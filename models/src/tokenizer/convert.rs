@@ -241,7 +241,7 @@ fn add_tokens(
     Ok(())
 }
 
-fn template(tokenizer: &mut Tokenizer, single: &str, pair: &str, special: &[&str]) -> Converted<()> {
+pub(super) fn template(tokenizer: &mut Tokenizer, single: &str, pair: &str, special: &[&str]) -> Converted<()> {
     let special: Vec<(String, u32)> = special
         .iter()
         .map(|text| match tokenizer.token_to_id(text) {
@@ -258,6 +258,6 @@ fn template(tokenizer: &mut Tokenizer, single: &str, pair: &str, special: &[&str
     Ok(())
 }
 
-fn words(error: impl ToString) -> String {
+pub(super) fn words(error: impl ToString) -> String {
     error.to_string()
 }

@@ -5,6 +5,7 @@ mod convert;
 mod pair;
 mod sentencepiece;
 mod stream;
+mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use convert::{Family, Settings};
 pub use pair::EncodedPair;
 use sentencepiece::SentencePiece;
 pub use stream::TokenStream;
+pub use training::{TokenizerFamily, train_unigram};
 
 /// A checkpoint's tokenizer with its special tokens.
 pub struct Tokenizer {
@@ -24,6 +26,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     pad: Option<u32>,
+    mask: Option<u32>,
 }
 
 impl Tokenizer {
@@ -50,13 +53,15 @@ impl Tokenizer {
         };
         let known = |token: Option<&str>| token.and_then(|token| family.tokenizer.token_to_id(token));
         let (bos, eos, pad) = (known(family.bos), known(family.eos), known(family.pad));
-        let mut tokenizer = Tokenizer { inner: family.tokenizer, path, bos, eos, pad };
+        let mask = family.tokenizer.token_to_id("[MASK]");
+        let mut tokenizer = Tokenizer { inner: family.tokenizer, path, bos, eos, pad, mask };
         let config = directory.join("tokenizer_config.json");
         if config.exists() {
             let config = Object::read(&config)?;
             tokenizer.bos = tokenizer.special(&config, "bos_token")?.or(bos);
             tokenizer.eos = tokenizer.special(&config, "eos_token")?.or(eos);
             tokenizer.pad = tokenizer.special(&config, "pad_token")?.or(pad);
+            tokenizer.mask = tokenizer.special(&config, "mask_token")?.or(mask);
         }
         Ok(tokenizer)
     }
@@ -94,6 +99,19 @@ impl Tokenizer {
     /// The token that fills up short sequences, as tokenizer_config.json names it.
     pub fn pad(&self) -> Option<u32> {
         self.pad
+    }
+
+    /// The token that hides another from a masked language model, as tokenizer_config.json names it, else `[MASK]`.
+    pub fn mask(&self) -> Option<u32> {
+        self.mask
+    }
+
+    /// The tokens that stand for no text, in order.
+    pub fn special_tokens(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let mut special: Vec<u32> = added.filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        special.sort_unstable();
+        special
     }
 
     /// Number of tokens, added ones included.

@@ -11,10 +11,11 @@ use super::finetune::{Precision, positive};
 use crate::Common;
 use crate::classification;
 use crate::commonsense;
-use crate::data::Data;
 use crate::data::labelled::{self, Encoded};
+use crate::data::masked;
 use crate::data::rows;
 use crate::data::task::{Target, Task};
+use crate::data::{Data, Shape};
 use crate::failure::{Failure, Outcome};
 use crate::loading::{self, ClassifierOptions, Loaded, Weights, lora_failure};
 use crate::output::Output;
@@ -60,8 +61,14 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let tokenizer = loading::tokenizer(&arguments.model)?;
     let loaded = match &target {
         None => {
-            let weights = Weights::Stored(arguments.dtype.weight_type());
-            Loaded::Language(Box::new(loading::language_model(&arguments.model, &device, weights, output)?))
+            let (model, weights) = (&arguments.model, Weights::Stored(arguments.dtype.weight_type()));
+            match arguments.task {
+                Task::MaskedLm => {
+                    let dropout = DropoutOverrides::default();
+                    Loaded::Masked(Box::new(loading::masked_model(model, &device, weights, dropout, output)?))
+                }
+                _ => Loaded::Language(Box::new(loading::language_model(model, &device, weights, output)?)),
+            }
         }
         Some(target) => {
             let options = ClassifierOptions {
@@ -160,6 +167,10 @@ fn perplexity(
     let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
     let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);
     let evaluation = match Data::read(&arguments.data, tokenizer, arguments.task.style())? {
+        data if arguments.task == Task::MaskedLm => {
+            let shape = Shape { sequence: arguments.seq, batch: arguments.batch, seed: 0 };
+            evaluate(model, adapters, &masked::validation(data, shape, tokenizer)?)
+        }
         Data::Text(tokens) => {
             let source = PackedTokens::in_order(tokens, arguments.seq, arguments.batch).map_err(wrong)?;
             evaluate(model, adapters, &source)

@@ -32,7 +32,7 @@ pub struct Arguments {
 }
 
 /// Modules whose matrix a model may share between its embedding and its head.
-const SHARED: [&str; 2] = ["embed_tokens", "lm_head"];
+const SHARED: [&str; 3] = ["embed_tokens", "lm_head", "word_embeddings"];
 
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
     let Arguments { model, adapter, out, overwrite } = arguments;
@@ -71,7 +71,10 @@ fn load(checkpoint: &Checkpoint, adapter: &Path, device: &Device) -> Outcome<Ada
 
 /// A model that stores one matrix for embedding and head cannot have only one of them changed.
 fn refuse_shared(config: &Config, adapters: &AdapterSet) -> Outcome<()> {
-    if config.get("tie_word_embeddings").and_then(Value::as_bool) != Some(true) {
+    let masked = config.get("architectures").is_some_and(|names| names[0] == "DebertaV2ForMaskedLM");
+    let classifies = adapters.whole_parameter("classifier.weight").is_some();
+    let tied = config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(true);
+    if !tied && (!masked || classifies) {
         return Ok(());
     }
     let adapted = adapters.adapters().map(|adapter| adapter.module.as_str());

@@ -4,6 +4,7 @@
 
 pub mod glue;
 pub mod labelled;
+pub mod masked;
 pub mod rows;
 pub mod task;
 
@@ -61,6 +62,43 @@ fn read_text(file: &Path) -> Outcome<String> {
     Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
 }
 
+/// The texts of files, as [`Data::read`] would turn them into tokens.
+pub fn texts(files: &[PathBuf], style: Style) -> Outcome<Vec<String>> {
+    let mut texts = Vec::new();
+    for file in files {
+        let text = read_text(file)?;
+        match Format::of(file)? {
+            Format::Text => texts.push(text),
+            Format::Lines => texts.extend(rows::from_lines(file, &text, |place, row| rows::text(place, row, style))?),
+            Format::Array => texts.extend(rows::from_array(file, &text, |place, row| rows::text(place, row, style))?),
+        }
+    }
+    Ok(texts)
+}
+
+/// What a data file holds, by its extension.
+enum Format {
+    Text,
+    /// A row of JSON in each line.
+    Lines,
+    /// One array of rows.
+    Array,
+}
+
+impl Format {
+    fn of(file: &Path) -> Outcome<Self> {
+        match file.extension().and_then(|extension| extension.to_str()).unwrap_or("") {
+            "txt" => Ok(Format::Text),
+            "jsonl" => Ok(Format::Lines),
+            "json" => Ok(Format::Array),
+            _ => Err(Failure::input(format!(
+                "the data file {} has no known extension; known are .txt, .jsonl and .json",
+                file.display()
+            ))),
+        }
+    }
+}
+
 impl Data {
     /// Reads and tokenises files, which must be all text or all rows.
     pub fn read(files: &[PathBuf], tokenizer: &Tokenizer, style: Style) -> Outcome<Self> {
@@ -84,18 +122,14 @@ impl Data {
     }
 
     fn read_file(file: &Path, tokenizer: &Tokenizer, style: Style) -> Outcome<Self> {
-        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or("");
+        let format = Format::of(file)?;
         let text = read_text(file)?;
-        let text = text.as_str();
-        match extension {
-            "txt" => Ok(Data::Text(tokenizer.encode(text, false)?)),
-            "jsonl" => Ok(Data::Examples(rows::from_lines(file, text, tokenizer, style)?)),
-            "json" => Ok(Data::Examples(rows::from_array(file, text, tokenizer, style)?)),
-            _ => Err(Failure::input(format!(
-                "the data file {} has no known extension; known are .txt, .jsonl and .json",
-                file.display()
-            ))),
-        }
+        let example = |place: &str, row: &serde_json::Value| rows::example(place, row, tokenizer, style);
+        Ok(match format {
+            Format::Text => Data::Text(tokenizer.encode(&text, false)?),
+            Format::Lines => Data::Examples(rows::from_lines(file, &text, example)?),
+            Format::Array => Data::Examples(rows::from_array(file, &text, example)?),
+        })
     }
 
     /// Splits off a validation part from the end of text, or evenly from rows.
@@ -123,10 +157,7 @@ impl Data {
     pub fn sources(self, validation: Data, shape: Shape, padding_id: u32) -> Outcome<Sources> {
         let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
         let (training_tokens, validation_tokens) = (self.tokens(), validation.tokens());
-        let truncated = match &self {
-            Data::Text(_) => 0,
-            Data::Examples(examples) => examples.iter().filter(|example| example.ids.len() > shape.sequence).count(),
-        };
+        let truncated = self.longer_than(shape.sequence);
         let Shape { sequence, batch, seed } = shape;
         let training: Box<dyn BatchSource> = match self {
             Data::Text(tokens) => Box::new(PackedTokens::shuffled(tokens, sequence, batch, seed).map_err(wrong)?),
@@ -141,6 +172,14 @@ impl Data {
             }
         };
         Ok(Sources { training, validation, training_tokens, validation_tokens, truncated })
+    }
+
+    /// Rows of more tokens than this.
+    fn longer_than(&self, sequence: usize) -> usize {
+        match self {
+            Data::Text(_) => 0,
+            Data::Examples(examples) => examples.iter().filter(|example| example.ids.len() > sequence).count(),
+        }
     }
 
     fn tokens(&self) -> usize {

@@ -9,14 +9,14 @@ use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
 
-/// One example per non-empty line.
-pub fn from_lines(file: &Path, text: &str, tokenizer: &Tokenizer, style: Style) -> Outcome<Vec<Example>> {
+/// What `make` gives for the row in each non-empty line; its first argument names the place.
+pub fn from_lines<T>(file: &Path, text: &str, make: impl Fn(&str, &Value) -> Outcome<T>) -> Outcome<Vec<T>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
             let place = format!("{} line {}", file.display(), index + 1);
             let row = serde_json::from_str(line).map_err(|error| Failure::input(format!("{place}: {error}")))?;
-            example(&place, &row, tokenizer, style)
+            make(&place, &row)
         })
         .collect()
 }
@@ -73,12 +73,12 @@ fn question(row: &Value) -> Result<Question, String> {
     })
 }
 
-/// One example per element of one JSON array.
-pub fn from_array(file: &Path, text: &str, tokenizer: &Tokenizer, style: Style) -> Outcome<Vec<Example>> {
+/// What `make` gives for each element of one JSON array; its first argument names the place.
+pub fn from_array<T>(file: &Path, text: &str, make: impl Fn(&str, &Value) -> Outcome<T>) -> Outcome<Vec<T>> {
     let rows: Vec<Value> = serde_json::from_str(text)
         .map_err(|error| Failure::input(format!("{} is not a JSON array of rows: {error}", file.display())))?;
     let rows = rows.iter().enumerate();
-    rows.map(|(index, row)| example(&format!("{} row {}", file.display(), index + 1), row, tokenizer, style)).collect()
+    rows.map(|(index, row)| make(&format!("{} row {}", file.display(), index + 1), row)).collect()
 }
 
 /// The parts of a row: what is given and what is to be learned.
@@ -102,13 +102,24 @@ fn parts(row: &Map<String, Value>, style: Style) -> Option<(String, String)> {
     Some((prompt, output.to_string()))
 }
 
-fn example(place: &str, row: &Value, tokenizer: &Tokenizer, style: Style) -> Outcome<Example> {
-    let Some((prompt, answer)) = row.as_object().and_then(|row| parts(row, style)) else {
-        return Err(Failure::input(format!(
+fn parts_of(place: &str, row: &Value, style: Style) -> Outcome<(String, String)> {
+    row.as_object().and_then(|row| parts(row, style)).ok_or_else(|| {
+        Failure::input(format!(
             "{place}: a row has the text field `text`, or `prompt` and `completion`, or `instruction` and `output` \
              (and perhaps `input`)"
-        )));
-    };
+        ))
+    })
+}
+
+/// The text of a row.
+pub fn text(place: &str, row: &Value, style: Style) -> Outcome<String> {
+    let (prompt, answer) = parts_of(place, row, style)?;
+    Ok(prompt + &answer)
+}
+
+/// The tokens of a row, and which of them are to be learned.
+pub fn example(place: &str, row: &Value, tokenizer: &Tokenizer, style: Style) -> Outcome<Example> {
+    let (prompt, answer) = parts_of(place, row, style)?;
     let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
     let given = match style {
         Style::Plain => {

@@ -9,6 +9,8 @@ use crate::failure::{Failure, Outcome};
 pub enum Task {
     /// The next token of a text, or the answer of a row.
     Causal,
+    /// The tokens that are hidden from it: 15 % of a text's, chosen anew in every epoch. For DeBERTa.
+    MaskedLm,
     /// LLM-Adapters' commonsense sets: rows of instruction, output and answer in their prompt; judged by the likeliest
     /// of the options.
     Commonsense,
@@ -55,7 +57,7 @@ impl Target {
 impl Task {
     /// Whether the model predicts tokens.
     pub fn is_language(self) -> bool {
-        matches!(self, Task::Causal | Task::Commonsense)
+        matches!(self, Task::Causal | Task::MaskedLm | Task::Commonsense)
     }
 
     /// How rows of a language task become texts.
@@ -66,7 +68,7 @@ impl Task {
     /// The task of GLUE, if it is one.
     pub fn glue(self) -> Option<GlueTask> {
         Some(match self {
-            Task::Causal | Task::Commonsense | Task::Classify | Task::Regress => return None,
+            Task::Causal | Task::MaskedLm | Task::Commonsense | Task::Classify | Task::Regress => return None,
             Task::Cola => GlueTask::Cola,
             Task::Sst2 => GlueTask::Sst2,
             Task::Mrpc => GlueTask::Mrpc,
@@ -85,7 +87,7 @@ impl Task {
             return Err(Failure::input("--labels belongs to --task classify; other tasks know their own"));
         }
         let measures: &[Measure] = match self {
-            Task::Causal | Task::Commonsense => return Ok(None),
+            Task::Causal | Task::MaskedLm | Task::Commonsense => return Ok(None),
             Task::Classify => &[Measure::Accuracy],
             Task::Regress => &[Measure::Pearson, Measure::Spearman],
             _ => self.glue().map_or(&[], GlueTask::measures),

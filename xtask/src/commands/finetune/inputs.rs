@@ -4,6 +4,7 @@ use tensor::Device;
 
 use super::Arguments;
 use crate::Common;
+use crate::data::task::Task;
 use crate::data::{Shape, Sources};
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{DataRequest, Judge, TaskData};
@@ -21,7 +22,7 @@ pub struct Inputs {
 pub fn read(arguments: &Arguments, common: &Common, device: &Device, output: &Output) -> Outcome<Inputs> {
     let target = arguments.task.target(&arguments.labels)?;
     if arguments.full.from_scratch && target.is_some() {
-        return Err(Failure::input("--from-scratch is for --task causal and commonsense"));
+        return Err(Failure::input("--from-scratch is for --task causal, masked-lm and commonsense"));
     }
     let tokenizer = loading::tokenizer(&arguments.model)?;
     let request = DataRequest {
@@ -49,15 +50,20 @@ pub fn read(arguments: &Arguments, common: &Common, device: &Device, output: &Ou
 }
 
 fn language_model(arguments: &Arguments, common: &Common, device: &Device, output: &Output) -> Outcome<Loaded> {
-    let dropouts = [arguments.hidden_dropout, arguments.attention_dropout, arguments.classifier_dropout];
-    if dropouts.iter().any(Option::is_some) {
-        let message = "--hidden-dropout, --attention-dropout and --classifier-dropout belong to tasks with labels";
-        return Err(Failure::input(message));
-    }
     let weights = match arguments.full.from_scratch {
         true => Weights::Random { seed: common.seed },
         false => Weights::Stored(arguments.dtype.weight_type()),
     };
+    if arguments.task == Task::MaskedLm {
+        let model = loading::masked_model(&arguments.model, device, weights, arguments.model_dropout(), output)?;
+        return Ok(Loaded::Masked(Box::new(model.with_checkpointed_activations(arguments.checkpoint_activations))));
+    }
+    let dropouts = [arguments.hidden_dropout, arguments.attention_dropout, arguments.classifier_dropout];
+    if dropouts.iter().any(Option::is_some) {
+        let message =
+            "--hidden-dropout, --attention-dropout and --classifier-dropout belong to DeBERTa; LLaMA has no dropout";
+        return Err(Failure::input(message));
+    }
     let model = loading::language_model(&arguments.model, device, weights, output)?
         .with_checkpointed_activations(arguments.checkpoint_activations);
     Ok(Loaded::Language(Box::new(model)))

@@ -26,6 +26,7 @@ pub use progress::Progress;
 use crate::Common;
 use crate::checkpoints;
 use crate::data::Sources;
+use crate::data::task::Task;
 use crate::failure::{Failure, Outcome};
 use crate::hub;
 use crate::interrupt;
@@ -38,6 +39,7 @@ const EVALUATIONS: u64 = 4;
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
     interrupt::watch();
     check_output(arguments)?;
+    let arguments = &full::with_own_tokenizer(arguments, output)?;
     let device = common.open_device(output)?;
     let Inputs { loaded, sources, judge } = inputs::read(arguments, common, &device, output)?;
     let model = loaded.model();
@@ -100,9 +102,13 @@ fn starting_point(
         return Ok((set, AdapterOrigin::default()));
     }
     let base_model = Some(hub::base_name(&arguments.model));
-    let task_type = if arguments.task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" };
+    // PEFT has no word for masked language models.
+    let task_type = match arguments.task {
+        Task::MaskedLm => None,
+        task => Some(if task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" }.to_string()),
+    };
     let base_fingerprint = Some(Checkpoint::open(&arguments.model).map_err(loading::model_failure)?.fingerprint());
-    let origin = AdapterOrigin { base_model, task_type: Some(task_type.into()), base_fingerprint };
+    let origin = AdapterOrigin { base_model, task_type, base_fingerprint };
     if let Some(directory) = &arguments.init_adapter {
         let (mut adapters, _) = loading::adapter(directory, model, output)?;
         adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;

@@ -25,6 +25,7 @@ use restoration::{Restoration, finished, identity, under_way};
 
 use crate::Common;
 use crate::data::Shape;
+use crate::data::task::Task;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{DataRequest, TaskData};
 use crate::interrupt;
@@ -72,6 +73,9 @@ fn check(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: &Job) -
     let known = || -> Outcome<Option<Value>> {
         job.check()?;
         job.task.target(&job.labels)?;
+        if job.task == Task::MaskedLm {
+            return Err(Failure::input("--task masked-lm: adapters of masked language models are not restored"));
+        }
         bases.check_origin(&job.adapter)?;
         let identity = identity(arguments, common, bases, job)?;
         let known = if arguments.resume { finished(job, &identity) } else { None };

@@ -73,6 +73,7 @@ impl Objective for ValidationLosses<'_> {
             for (candidate, losses) in candidates.iter().zip(&mut losses) {
                 let of_batch = match self.loaded {
                     Loaded::Language(model) => of_tokens(model, candidate, &host)?,
+                    Loaded::Masked(_) => return Err(LoraError::other("masked language models are not restored")),
                     Loaded::Classifier { model, .. } => of_labels(&**model, candidate, &host)?,
                 };
                 losses.extend_from_slice(&of_batch[wanted.clone()]);
