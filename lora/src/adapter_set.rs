@@ -9,7 +9,7 @@ use tensor::{DType, Device, Tensor};
 
 use crate::adapter::{Adapter, Factors};
 use crate::base::Base;
-use crate::config::LoraConfig;
+use crate::config::{Bias, LoraConfig};
 use crate::error::{LoraError, Result};
 use crate::init;
 use crate::linear::row_norms;
@@ -124,12 +124,15 @@ impl AdapterSet {
                 adapter.check(&magnitude, &[adapter.outputs])?;
                 parameters.insert(name.clone(), magnitude.to_device(device)?)?;
             }
-            if config.train_bias && !adapter.embedding {
+            if config.bias == Bias::LoraOnly && !adapter.embedding {
                 whole.extend(bias_of(base, &module.name)?.map(|bias| (module.name.as_str(), bias)));
             }
             parameters.insert(adapter.a.clone(), a.to_device(device)?)?;
             parameters.insert(adapter.b.clone(), b.to_device(device)?)?;
             adapters.insert(module.name.clone(), adapter);
+        }
+        if config.bias == Bias::All {
+            whole.extend(base.biases()?.filter(|(module, _)| !saved.contains(module)));
         }
         whole.extend(
             saved.into_iter().flat_map(|module| base.parameters(module).iter().map(move |entry| (module, entry))),

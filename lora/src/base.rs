@@ -69,6 +69,20 @@ impl Base {
         named.filter(|(name, _)| !self.tied.contains_key(name))
     }
 
+    /// Module and parameter of every bias.
+    ///
+    /// # Errors
+    /// [`LoraError::Setting`] for a base without values.
+    pub(crate) fn biases(&self) -> Result<impl Iterator<Item = (&str, &(String, Tensor))>> {
+        if self.parameters.is_empty() {
+            let message = "needs the parameters of the model: make the set with `Base::of` the model".into();
+            return Err(LoraError::Setting { setting: "bias", message });
+        }
+        let all = self.parameters.iter();
+        let all = all.flat_map(|(module, parameters)| parameters.iter().map(move |entry| (module.as_str(), entry)));
+        Ok(all.filter(|(_, (name, _))| name == "bias"))
+    }
+
     /// Second names of parameters, and their first.
     pub(crate) fn tied(&self) -> &BTreeMap<String, String> {
         &self.tied

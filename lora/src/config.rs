@@ -1,5 +1,8 @@
 //! What an adapter is before it has weights: rank, scaling, dropout and the modules it goes to.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -34,8 +37,8 @@ pub struct LoraConfig {
     /// Weight-decomposed adaptation (DoRA): the rows of `W + s·B·A` keep their direction, and their lengths are trained. Linear
     /// modules only.
     pub use_dora: bool,
-    /// Trains the biases of adapted linear modules as well (`bias` of PEFT: `lora_only`).
-    pub train_bias: bool,
+    /// Which biases are trained as well.
+    pub bias: Bias,
     /// Numbers of the layers that carry adapters; all if empty. For targets by name.
     pub layers_to_transform: Vec<usize>,
     /// Names of the list of layers that the numbers count in, such as `layers`; any if empty.
@@ -44,6 +47,42 @@ pub struct LoraConfig {
     pub exclude_modules: Option<Targets>,
     /// How fresh factors begin.
     pub init_lora_weights: Initialisation,
+}
+
+/// Which biases of the model are trained beside the adapters (`bias` of PEFT).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bias {
+    /// None of them.
+    #[default]
+    None,
+    /// Those of the linear modules that carry an adapter.
+    LoraOnly,
+    /// All that the model tells of, norms' included.
+    All,
+}
+
+impl Bias {
+    const NAMED: [(Bias, &str); 3] = [(Bias::None, "none"), (Bias::LoraOnly, "lora_only"), (Bias::All, "all")];
+}
+
+impl fmt::Display for Bias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Bias::NAMED.iter().find(|(bias, _)| bias == self).map_or("", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
+impl FromStr for Bias {
+    type Err = LoraError;
+
+    /// Reads PEFT's spelling.
+    fn from_str(text: &str) -> Result<Self> {
+        let known = Bias::NAMED.iter().find(|(_, name)| *name == text).map(|(bias, _)| *bias);
+        known.ok_or_else(|| LoraError::Setting {
+            setting: "bias",
+            message: format!("is `{text}`; known are none, lora_only and all"),
+        })
+    }
 }
 
 impl Default for LoraConfig {
@@ -59,7 +98,7 @@ impl Default for LoraConfig {
             use_rslora: false,
             modules_to_save: Vec::new(),
             use_dora: false,
-            train_bias: false,
+            bias: Bias::None,
             layers_to_transform: Vec::new(),
             layers_pattern: Vec::new(),
             exclude_modules: None,

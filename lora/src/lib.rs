@@ -58,7 +58,7 @@ pub use adapter_set::AdapterSet;
 pub use base::Base;
 pub use batch::{Batch, BatchSource, HostBatch, IGNORED, LabelKind};
 pub use combine::Combination;
-pub use config::{LoraConfig, Overrides};
+pub use config::{Bias, LoraConfig, Overrides};
 pub use embedding::Embedding;
 pub use error::{LoraError, Result};
 pub use files::{write_whole, write_whole_with};

@@ -10,7 +10,7 @@ use tensor::{DType, Device, Tensor};
 use crate::adapter::Adapter;
 use crate::adapter_set::{AdapterSet, Values};
 use crate::base::Base;
-use crate::config::LoraConfig;
+use crate::config::{Bias, LoraConfig};
 use crate::error::{LoraError, Result};
 use crate::files::write_whole;
 use crate::peft_config::{
@@ -94,6 +94,9 @@ impl AdapterSet {
         let training =
             training.filter(|training| 2 * training.rank == config.rank && training.targets == config.targets);
         let mut stored = StoredValues { file, device, initial: training.is_some().then(InitialFactors::new) };
+        if config.bias == Bias::All {
+            stored.file.drop_copies_of_biases();
+        }
         let mut set = Self::build(training.unwrap_or(config), &base.into(), device, &mut stored)?;
         stored.file.finish()?;
         Arc::make_mut(&mut set.inner).subtracted = stored.initial;
@@ -226,6 +229,13 @@ impl<'a> TensorFile<'a> {
             }
         };
         Ok(Tensor::from_bytes(device, dtype, view.shape(), view.data())?)
+    }
+
+    /// Drops what PEFT stores under `bias: all` besides the biases themselves: those of frozen originals of modules trained as a
+    /// whole, second copies of the trained ones, and the tied bias of a masked language model.
+    fn drop_copies_of_biases(&mut self) {
+        let copies = [".original_module.bias", ".modules_to_save.bias", ".predictions.decoder.bias"];
+        self.tensors.retain(|name, _| !copies.iter().any(|copy| name.ends_with(copy)));
     }
 
     /// Drops a tensor that may be there and is not needed, checking its shape.

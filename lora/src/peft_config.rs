@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{LoraConfig, Overrides};
+use crate::config::{Bias, LoraConfig, Overrides};
 use crate::error::{LoraError, Result};
 use crate::init::Initialisation;
 use crate::targets::Targets;
@@ -109,7 +109,10 @@ fn read_fields(path: &Path, fields: Fields) -> Result<(LoraConfig, AdapterOrigin
         use_rslora: fields.use_rslora.unwrap_or(false),
         modules_to_save: read_names(path, "modules_to_save", &fields.modules_to_save)?,
         use_dora: fields.use_dora.unwrap_or(false),
-        train_bias: fields.bias.as_deref() == Some("lora_only"),
+        bias: match fields.bias.as_deref() {
+            None => Bias::None,
+            Some(text) => text.parse().map_err(|error| LoraError::format(path, error))?,
+        },
         layers_to_transform: read_layers(path, &fields.layers_to_transform)?,
         layers_pattern: read_names(path, "layers_pattern", &fields.layers_pattern)?,
         exclude_modules: match &fields.exclude_modules {
@@ -154,7 +157,7 @@ fn write_fields(config: &LoraConfig, origin: &AdapterOrigin, initialisation: Val
         auto_mapping: Value::Null,
         // PEFT opens this path when no base is given; an empty text means "none" to it.
         base_model_name_or_path: Some(origin.base_model.clone().unwrap_or_default()),
-        bias: Some(if config.train_bias { "lora_only" } else { "none" }.into()),
+        bias: Some(config.bias.to_string()),
         fan_in_fan_out: Some(false),
         inference_mode: Some(true),
         init_lora_weights: initialisation,
@@ -302,12 +305,6 @@ fn refuse_unsupported(path: &Path, fields: &Fields) -> Result<()> {
     if fields.fan_in_fan_out == Some(true) {
         return refuse("fan_in_fan_out", &Value::Bool(true), "weights must be stored as [outputs, inputs]");
     }
-    match &fields.bias {
-        Some(bias) if !["none", "lora_only"].contains(&bias.as_str()) => {
-            return refuse("bias", &Value::from(bias.as_str()), MERGE);
-        }
-        _ => {}
-    }
     let known = [("layer_replication", &fields.layer_replication), ("megatron_config", &fields.megatron_config)];
     // Settings of later versions of PEFT than the fields above.
     const LATER: [&str; 8] = [
@@ -354,7 +351,7 @@ mod tests {
             use_rslora: true,
             modules_to_save: vec!["score".into(), "classifier".into()],
             use_dora: true,
-            train_bias: true,
+            bias: Bias::All,
             layers_to_transform: vec![4, 2],
             layers_pattern: vec!["layers".into()],
             exclude_modules: Some(Targets::names(["k_proj"])),
@@ -402,7 +399,6 @@ mod tests {
     #[test]
     fn settings_that_change_the_result_are_refused_by_name() {
         for (setting, value) in [
-            ("bias", "\"all\""),
             ("fan_in_fan_out", "true"),
             ("layer_replication", "[[0, 1]]"),
             ("init_lora_weights", "\"pissa_niter_4\""),
@@ -427,6 +423,7 @@ mod tests {
             r#"{"peft_type": "LORA", "r": -1, "lora_alpha": 8, "target_modules": []}"#,
             r#"{"peft_type": "LORA", "r": 4, "lora_alpha": "x", "target_modules": ["a"]}"#,
             r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8}"#,
+            r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["a"], "bias": "some"}"#,
             r#"{"peft_type": "LORA", "r": 0, "lora_alpha": 8, "target_modules": ["a"]}"#,
         ] {
             let error = read(text).unwrap_err();

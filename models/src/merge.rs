@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use lora::{
-    AdapterSet, Base, CONFIG_FILE, ModuleShape, Targets, WEIGHTS_FILE, little_endian_bytes, read_adapter_config,
+    AdapterSet, Base, Bias, CONFIG_FILE, ModuleShape, Targets, WEIGHTS_FILE, little_endian_bytes, read_adapter_config,
 };
 use safetensors::Dtype;
 use tensor::{DType, Device, Tensor};
@@ -45,7 +45,7 @@ pub fn load_adapter(checkpoint: &Checkpoint, directory: &Path, device: &Device) 
     });
     let modules = modules.collect();
     let mut parameters: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
-    if config.train_bias {
+    if config.bias != Bias::None {
         parameters.extend(contents.linears.iter().map(|module| (module.clone(), Vec::new())));
     }
     for (name, shape) in &contents.whole {
@@ -81,12 +81,17 @@ impl Contents {
                 contents.embeddings.insert(module.into());
             } else if let Some(module) = name.strip_suffix(".base_layer.bias") {
                 contents.whole.push((format!("{module}.bias"), stored.shape.clone()));
-            } else if !name.contains(".lora_") && !name.contains(".base_layer.") {
+            } else if !name.contains(".lora_") && !name.contains(".base_layer.") && !is_copy(name) {
                 contents.whole.push((name.into(), stored.shape.clone()));
             }
         }
         Ok(contents)
     }
+}
+
+/// What PEFT stores under `bias: all` besides the biases themselves.
+fn is_copy(name: &str) -> bool {
+    name.contains(".original_module.") || name.contains(".modules_to_save.") || name == "cls.predictions.decoder.bias"
 }
 
 /// Writes `checkpoint` with the adapter folded in to `out`, as safetensors of the same division into files. Weights keep

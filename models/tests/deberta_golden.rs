@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::path::Path;
+
 use autograd::{AdamW, AdamWConfig, Gradients, Optimizer, Tape};
 use common::{Golden, PEFT_PREFIX, assert_close, fixture, largest_difference, recorded, values};
 use lora::{AdapterSet, Base, Batch, Forward, HostBatch, Model};
-use models::{Deberta, DebertaHead, DebertaOptions, SequenceClassifier};
+use models::{Checkpoint, Deberta, DebertaHead, DebertaOptions, SequenceClassifier, load_adapter};
 use tensor::Device;
 use tensor::testing::on_each_backend;
 
@@ -162,6 +164,36 @@ on_each_backend! {
             let linear = merged.linear(&module).unwrap_or_else(|| panic!("no module {module}"));
             assert_close(&module, &values(linear.weight()), &want, 1e-6);
         }
+    }
+
+    fn adapters_that_train_every_bias(device) {
+        let (model, directory) = (CLASSES.model(device), fixture(CLASSES.name));
+        let read = |directory: &Path| AdapterSet::load(directory, Base::of(&model), device).expect("the adapter");
+        let (adapters, origin) = read(&directory.join("adapter_bias_all"));
+        // Of two blocks, the four other linear modules' and two norms', and those of adapted modules; and the rest.
+        assert_eq!(adapters.whole_parameters().filter(|name| name.ends_with("bias")).count(), 2 * (4 + 2 + 2) + 2 + 2);
+        let want = Golden::read(&directory.join("golden_bias_all.safetensors")).floats("logits").to_vec();
+        let batch = CLASSES.batch().to_device(device).expect("a batch");
+        let logits = |model: &Deberta, set: Option<&AdapterSet>| {
+            values(&model.class_logits(&Forward::evaluation(set), &batch).expect("logits"))
+        };
+        assert_close("adapted", &logits(&model, Some(&adapters)), &want, LOGITS);
+        assert_close("merged", &logits(&model.merged(&adapters).expect("merged"), None), &want, LOGITS);
+        let (_, gradients) = gradients(&model, &adapters, &batch);
+        assert_eq!(gradients.iter().count(), adapters.parameters().len());
+
+        // What is written is PEFT's file but for its copies.
+        let out = tempfile::tempdir().expect("a directory");
+        adapters.save(out.path(), &origin).expect("saved");
+        let tensors = |directory: &Path| Golden::read(&directory.join("adapter_model.safetensors"));
+        let (ours, peft) = (tensors(out.path()), tensors(&directory.join("adapter_bias_all")));
+        let copies = ["original_module", "modules_to_save"];
+        let kept = peft.with_prefix("").filter(|(name, _)| !copies.iter().any(|copy| name.contains(copy)));
+        assert!(ours.with_prefix("").eq(kept));
+        assert_eq!(read(out.path()).0.config(), adapters.config());
+        let checkpoint = Checkpoint::open(&directory.join("model")).expect("the checkpoint");
+        let merged = load_adapter(&checkpoint, &directory.join("adapter_bias_all"), device).expect("the adapter");
+        assert!(merged.whole_parameters().eq(adapters.whole_parameters()));
     }
 
     fn checkpointed_activations_change_no_bit(device) {

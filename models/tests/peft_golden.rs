@@ -160,7 +160,7 @@ on_each_backend! {
         // All linear modules, biases where there are any (there are none), and a product that is subtracted.
         let config = LoraConfig {
             rank: 2,
-            train_bias: true,
+            bias: lora::Bias::LoraOnly,
             init_lora_weights: lora::Initialisation::Olora,
             ..LoraConfig::default()
         };

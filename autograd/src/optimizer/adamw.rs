@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tensor::{AdamWStep, AdamWTarget, Device, Result, Tensor, adamw_update_in_place};
 
-use super::{MomentsMut, Optimizer, RateMultipliers, follow, split_state};
+use super::{Exceptions, MomentsMut, Optimizer, follow, split_state};
 use crate::gradients::Gradients;
 use crate::parameters::Parameters;
 use crate::tape::misuse;
@@ -35,7 +35,7 @@ impl Default for AdamWConfig {
 pub struct AdamW {
     config: AdamWConfig,
     moments: BTreeMap<String, Moments>,
-    multipliers: RateMultipliers,
+    exceptions: Exceptions,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ const PARTS: [&str; 3] = ["first_moment", "second_moment", "step"];
 impl AdamW {
     /// An optimizer that has taken no step.
     pub fn new(config: AdamWConfig) -> Self {
-        AdamW { config, moments: BTreeMap::new(), multipliers: RateMultipliers::default() }
+        AdamW { config, moments: BTreeMap::new(), exceptions: Exceptions::default() }
     }
 
     /// The numbers it works with.
@@ -82,21 +82,22 @@ impl AdamW {
 impl Optimizer for AdamW {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, learning_rate: f32) -> Result<()> {
         self.prepare(parameters, gradients)?;
-        // Targets that share a step count and a rate go together, in one call for all of them.
-        let mut groups: BTreeMap<(u64, u32), Vec<AdamWTarget<'_>>> = BTreeMap::new();
+        // Targets that share a step count, a rate and decay go together, in one call for all of them.
+        let mut groups: BTreeMap<(u64, u32, bool), Vec<AdamWTarget<'_>>> = BTreeMap::new();
         let mut counts = Vec::new();
         let mut moments: BTreeMap<&str, &mut Moments> =
             self.moments.iter_mut().map(|(name, moments)| (name.as_str(), moments)).collect();
         for (name, parameter) in parameters.iter_mut() {
             let (Some(gradient), Some(moments)) = (gradients.get(name), moments.remove(name)) else { continue };
-            let rate = learning_rate * self.multipliers.of(name);
+            let rate = learning_rate * self.exceptions.rate(name);
             let Moments { first, second, steps } = moments;
             let target = AdamWTarget { parameter, gradient, first_moment: first, second_moment: second };
-            groups.entry((*steps + 1, rate.to_bits())).or_default().push(target);
+            groups.entry((*steps + 1, rate.to_bits(), self.exceptions.decays(name))).or_default().push(target);
             counts.push(steps);
         }
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        for ((step, rate), mut targets) in groups {
+        for ((step, rate, decays), mut targets) in groups {
+            let weight_decay = if decays { weight_decay } else { 0.0 };
             let learning_rate = f64::from(f32::from_bits(rate));
             let step = AdamWStep { learning_rate, beta1, beta2, epsilon, weight_decay, step };
             adamw_update_in_place(&mut targets, &step)?;
@@ -106,7 +107,11 @@ impl Optimizer for AdamW {
     }
 
     fn set_rate_multiplier(&mut self, name: &str, multiplier: f32) {
-        self.multipliers.set(name, multiplier);
+        self.exceptions.set_rate(name, multiplier);
+    }
+
+    fn exempt_from_decay(&mut self, name: &str) {
+        self.exceptions.exempt(name);
     }
 
     fn reset(&mut self, name: &str) {

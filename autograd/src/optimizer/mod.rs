@@ -5,7 +5,7 @@ mod sgd;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tensor::{Device, Result, Tensor};
 
@@ -32,6 +32,9 @@ pub trait Optimizer {
     /// Multiplies the learning rate of one parameter from now on; 1 is where all begin. Part of the configuration,
     /// not of the state.
     fn set_rate_multiplier(&mut self, name: &str, multiplier: f32);
+
+    /// Exempts one parameter from weight decay from now on, as is usual for norms and biases. Part of the configuration.
+    fn exempt_from_decay(&mut self, name: &str);
 
     /// Starts the state of one parameter again from nothing.
     fn reset(&mut self, name: &str);
@@ -64,6 +67,10 @@ impl<T: Optimizer + ?Sized> Optimizer for Box<T> {
         (**self).set_rate_multiplier(name, multiplier);
     }
 
+    fn exempt_from_decay(&mut self, name: &str) {
+        (**self).exempt_from_decay(name);
+    }
+
     fn reset(&mut self, name: &str) {
         (**self).reset(name);
     }
@@ -90,19 +97,30 @@ pub struct MomentsMut<'a> {
     pub second: Option<&'a mut Tensor>,
 }
 
-/// Multipliers of the learning rate by parameter.
+/// What is not the same for all parameters.
 #[derive(Clone, Debug, Default)]
-struct RateMultipliers {
-    by_name: BTreeMap<String, f32>,
+struct Exceptions {
+    /// Multipliers of the learning rate.
+    rates: BTreeMap<String, f32>,
+    /// Those whose weights do not decay.
+    undecayed: BTreeSet<String>,
 }
 
-impl RateMultipliers {
-    fn set(&mut self, name: &str, multiplier: f32) {
-        self.by_name.insert(name.to_string(), multiplier);
+impl Exceptions {
+    fn set_rate(&mut self, name: &str, multiplier: f32) {
+        self.rates.insert(name.to_string(), multiplier);
     }
 
-    fn of(&self, name: &str) -> f32 {
-        self.by_name.get(name).copied().unwrap_or(1.0)
+    fn rate(&self, name: &str) -> f32 {
+        self.rates.get(name).copied().unwrap_or(1.0)
+    }
+
+    fn exempt(&mut self, name: &str) {
+        self.undecayed.insert(name.to_string());
+    }
+
+    fn decays(&self, name: &str) -> bool {
+        !self.undecayed.contains(name)
     }
 }
 

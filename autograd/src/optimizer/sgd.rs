@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tensor::{Result, SgdStep, SgdTarget, Tensor, sgd_update_in_place};
 
-use super::{MomentsMut, Optimizer, RateMultipliers, follow, split_state};
+use super::{Exceptions, MomentsMut, Optimizer, follow, split_state};
 use crate::gradients::Gradients;
 use crate::parameters::Parameters;
 
@@ -25,7 +25,7 @@ pub struct SgdConfig {
 pub struct Sgd {
     config: SgdConfig,
     momenta: BTreeMap<String, Tensor>,
-    multipliers: RateMultipliers,
+    exceptions: Exceptions,
 }
 
 const NAME: &str = "sgd";
@@ -34,7 +34,7 @@ const PARTS: [&str; 1] = ["momentum"];
 impl Sgd {
     /// An optimizer that has taken no step.
     pub fn new(config: SgdConfig) -> Self {
-        Sgd { config, momenta: BTreeMap::new(), multipliers: RateMultipliers::default() }
+        Sgd { config, momenta: BTreeMap::new(), exceptions: Exceptions::default() }
     }
 
     /// The numbers it works with.
@@ -62,18 +62,19 @@ impl Sgd {
 impl Optimizer for Sgd {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, learning_rate: f32) -> Result<()> {
         self.prepare(parameters, gradients)?;
-        // Targets that share a rate go together, in one call for all of them.
-        let mut groups: BTreeMap<u32, Vec<SgdTarget<'_>>> = BTreeMap::new();
+        // Targets that share a rate and decay go together, in one call for all of them.
+        let mut groups: BTreeMap<(u32, bool), Vec<SgdTarget<'_>>> = BTreeMap::new();
         let mut momenta: BTreeMap<&str, &mut Tensor> =
             self.momenta.iter_mut().map(|(name, momentum)| (name.as_str(), momentum)).collect();
         for (name, parameter) in parameters.iter_mut() {
             let Some(gradient) = gradients.get(name) else { continue };
-            let rate = learning_rate * self.multipliers.of(name);
+            let rate = learning_rate * self.exceptions.rate(name);
             let target = SgdTarget { parameter, gradient, momentum: momenta.remove(name) };
-            groups.entry(rate.to_bits()).or_default().push(target);
+            groups.entry((rate.to_bits(), self.exceptions.decays(name))).or_default().push(target);
         }
         let SgdConfig { momentum, weight_decay, nesterov } = self.config;
-        for (rate, mut targets) in groups {
+        for ((rate, decays), mut targets) in groups {
+            let weight_decay = if decays { weight_decay } else { 0.0 };
             let learning_rate = f64::from(f32::from_bits(rate));
             sgd_update_in_place(&mut targets, &SgdStep { learning_rate, momentum, weight_decay, nesterov })?;
         }
@@ -81,7 +82,11 @@ impl Optimizer for Sgd {
     }
 
     fn set_rate_multiplier(&mut self, name: &str, multiplier: f32) {
-        self.multipliers.set(name, multiplier);
+        self.exceptions.set_rate(name, multiplier);
+    }
+
+    fn exempt_from_decay(&mut self, name: &str) {
+        self.exceptions.exempt(name);
     }
 
     fn reset(&mut self, name: &str) {

@@ -48,6 +48,26 @@ fn adamw_reference(config: &AdamWConfig, start: f64, rate: f64, gradients: &[f64
 }
 
 on_each_backend! {
+    fn exempted_parameters_do_not_decay(device) {
+        let optimizers: [fn(f64) -> Box<dyn Optimizer>; 2] = [
+            |weight_decay| Box::new(AdamW::new(AdamWConfig { weight_decay, ..AdamWConfig::default() })),
+            |weight_decay| Box::new(Sgd::new(SgdConfig { weight_decay, ..SgdConfig::default() })),
+        ];
+        for make in optimizers {
+            let run = |weight_decay, exempt: &[&str]| {
+                let mut optimizer = make(weight_decay);
+                exempt.iter().for_each(|name| optimizer.exempt_from_decay(name));
+                let mut parameters = parameters(device, &[("a", vec![1.0, -2.0]), ("b", vec![3.0])]);
+                let gradients = gradients(device, &[("a", vec![0.1, 0.2]), ("b", vec![-0.5])]);
+                optimizer.step(&mut parameters, &gradients, 0.1).unwrap();
+                ["a", "b"].map(|name| values(&parameters, name))
+            };
+            let ([plain, _], [decayed, other]) = (run(0.0, &[]), run(0.5, &[]));
+            assert_ne!(plain, decayed);
+            assert_eq!(run(0.5, &["a"]), [plain, other]);
+        }
+    }
+
     fn adamw_follows_its_equation(device) {
         let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
         let mut optimizer = AdamW::new(config);

@@ -195,7 +195,7 @@ on_each_backend! {
         }
         let (model, x) = (One(layer.clone()), Var::constant(input(device)));
         for use_dora in [false, true] {
-            let config = LoraConfig { rank: 2, train_bias: true, use_dora, ..LoraConfig::default() };
+            let config = LoraConfig { rank: 2, bias: crate::Bias::LoraOnly, use_dora, ..LoraConfig::default() };
             let mut set = AdapterSet::new(config, crate::Base::of(&model), device, 3).unwrap();
             let values = |y: &Var| y.tensor().to_vec::<f32>().unwrap();
             let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use autograd::{Decay, Schedule};
-use lora::{Initialisation, Length, LoraConfig, Targets};
+use lora::{Bias, Initialisation, Length, LoraConfig, Targets};
 use models::{DropoutOverrides, WeightType};
 
 use super::full::FullArguments;
@@ -57,6 +57,9 @@ pub struct Arguments {
     /// Scale by alpha/√rank instead of alpha/rank.
     #[arg(long)]
     pub use_rslora: bool,
+    /// Biases to train as well, as PEFT spells it: none, lora_only (of adapted modules), all.
+    #[arg(long, default_value_t = Bias::None)]
+    pub bias: Bias,
     /// DoRA: train the magnitude of each row of the weight beside the adapter.
     #[arg(long)]
     pub use_dora: bool,
@@ -82,7 +85,7 @@ pub struct Arguments {
     /// Steps over which the learning rate rises from 0; default: 5 % of the run.
     #[arg(long)]
     pub warmup: Option<u64>,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay; with --full not of norms and biases.
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f64,
     /// Global norm to which gradients are clipped; 0 for no clipping.
@@ -187,6 +190,7 @@ impl Arguments {
             init_lora_weights: self.init_lora_weights.unwrap_or(self.method.initialisation()),
             use_rslora: self.use_rslora,
             use_dora: self.use_dora,
+            bias: self.bias,
             ..LoraConfig::default()
         }
     }

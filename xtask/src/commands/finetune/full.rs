@@ -16,7 +16,7 @@ use crate::output::Output;
 #[derive(clap::Args, Clone, Debug)]
 pub struct FullArguments {
     /// Train every parameter of the model instead of an adapter; --out then becomes a Hugging Face checkpoint.
-    #[arg(long, conflicts_with_all = ["rank", "alpha", "targets", "dropout", "init_lora_weights", "use_rslora", "use_dora",
+    #[arg(long, conflicts_with_all = ["rank", "alpha", "targets", "dropout", "init_lora_weights", "use_rslora", "use_dora", "bias",
         "modules_to_save", "init_adapter", "method", "log_balance"])]
     pub full: bool,
     /// With --full: begin with random weights, drawn by --seed for the model that --model's config.json describes. For

@@ -178,7 +178,11 @@ fn train(
     output: &Output,
 ) -> Outcome<(Trained, u64)> {
     let steps = options.steps(&*sources.training);
-    let optimizer = arguments.method.optimizer.build(arguments.weight_decay);
+    let mut optimizer = arguments.method.optimizer.build(arguments.weight_decay);
+    if adapters.is_full() {
+        let vectors = adapters.parameters().iter().filter(|(_, parameter)| parameter.rank() < 2);
+        vectors.for_each(|(name, _)| optimizer.exempt_from_decay(name));
+    }
     let transform = arguments.method.transform(&arguments.out, arguments.resume)?;
     let trainer = Trainer::new(model, adapters, optimizer, options).map_err(lora_failure)?;
     let mut trainer = trainer.with_transform(transform);
