@@ -3,7 +3,7 @@
 mod bench;
 mod devices;
 mod evaluate;
-mod finetune;
+pub mod finetune;
 mod generate;
 mod inspect;
 mod merge;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::phrases;
@@ -16,7 +17,7 @@ const SEPARATOR: &str = "\n";
 const UNKNOWN: &str = "<unk>";
 
 /// Sizes of a LLaMA for the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct BaseShape {
     pub hidden: usize,
     pub intermediate: usize,

@@ -25,12 +25,16 @@
 //! files::write_model_files(directory, BaseShape::SMALL)?;                // config.json, tokenizer.json, ...
 //! let text = world.text(Edition::Base, Split::Training, 20_000);         // sentences; also Split::Validation
 //! let update = world.text(Edition::Large, Split::Training, 20_000);      // Edition::relative_size: a suggestion
+//! let pretraining = Pretraining { world: &world, recipe: Recipe::SMALL, cache: &default_cache(), device, output };
+//! let base = pretraining.base()?;                                        // made once, then reused; base.directory
+//! let new = pretraining.update(&base, Edition::Large, 1.0)?;             // 1.0: as long as the edition suggests
 //! let rows = world.rows(Task::Questions, Split::Training, 2_000);        // distinct rows; files::json_lines for a file
 //! ```
 //! Everything is decided by the seed: the same bytes on every machine. More sentences or rows begin with the same ones.
 //! Tokens are words in lower case and single punctuation marks; the vocabulary does not depend on the seed. The line end
 //! separates paragraphs and is the token that begins and ends sequences. Nothing here was chosen by the outcome of a method.
 
+mod base;
 mod documents;
 mod edition;
 mod facts;
@@ -42,6 +46,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+pub use base::{Pretraining, Recipe, WorldModel, default_cache};
 pub use edition::Edition;
 pub use files::{Amounts, BaseShape};
 pub use tasks::{Row, Task};

@@ -160,3 +160,37 @@ fn editions_differ_in_people_and_facts() {
     assert!(share(Edition::DomainShift, "barrels") > 20 * share(Edition::Base, "barrels").max(1));
     assert!(share(Edition::Instruction, "Question:") > 300 && share(Edition::Base, "Question:") == 0);
 }
+
+#[test]
+fn a_base_learns_is_kept_and_can_be_updated() {
+    let shape = BaseShape { hidden: 32, intermediate: 64, layers: 1, heads: 2, positions: 64 };
+    let recipe = Recipe { shape, steps: 40, batch: 8, sequence: 32, rate: 1e-2 };
+    let (device, output) = (tensor::Device::cpu(), crate::output::Output::new(true));
+    let caches = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let world = World::new(7);
+    let pretraining = |cache: usize| Pretraining {
+        world: &world,
+        recipe,
+        cache: caches[cache].path(),
+        device: &device,
+        output: &output,
+    };
+    let [base, again, other] = [0, 0, 1].map(|cache| pretraining(cache).base().unwrap());
+    let (before, after) = base.account.losses["base"];
+    assert!(before > 6.0 && after < before - 1.0, "{before} -> {after}");
+    assert!(!base.is_reused && again.is_reused && !other.is_reused);
+    assert_eq!((&base.directory, &base.account), (&again.directory, &again.account));
+    let weights = |model: &WorldModel| std::fs::read(model.directory.join("model.safetensors")).unwrap();
+    assert!(weights(&base) == weights(&other), "the same seed gives the same bits");
+
+    let update = |size| pretraining(0).update(&base, Edition::DomainShift, size).unwrap();
+    let (new, longer) = (update(1.0), update(2.0));
+    let (before, after) = new.account.losses["domain-shift"];
+    assert!(after < before, "{before} -> {after}");
+    assert_eq!((new.account.steps, longer.account.steps), (12, 24));
+    assert_ne!(new.directory, longer.directory);
+    assert!(weights(&new) != weights(&base));
+    assert!(models::ModelUpdate::open(&base.directory, &new.directory).is_ok());
+    let names = std::fs::read_dir(caches[0].path()).unwrap().count();
+    assert_eq!(names, 3, "the base and two updates, nothing half made");
+}
