@@ -273,16 +273,14 @@ impl AdapterSet {
     }
 }
 
-/// The row lengths of the weight with its update, which is what DoRA's magnitudes begin as.
+/// The row lengths of the weight with its update, column lengths for an embedding, which is what DoRA's magnitudes begin as.
 fn initial_magnitude(base: &Base, adapter: &Adapter, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let setting = |message: String| LoraError::Setting { setting: "use_dora", message };
-    if adapter.embedding {
-        return Err(setting(format!("`{}` is an embedding, and DoRA is for linear modules", adapter.module)));
-    }
-    let weight = base.weight(&adapter.module).ok_or_else(|| {
-        setting(format!("needs the weight of `{}`: make the set with `Base::of` the model", adapter.module))
+    let weight = base.weight(&adapter.module).ok_or_else(|| LoraError::Setting {
+        setting: "use_dora",
+        message: format!("needs the weight of `{}`: make the set with `Base::of` the model", adapter.module),
     })?;
-    Ok(row_norms(weight, &a.to_device(weight.device())?, &b.to_device(weight.device())?, adapter.scaling)?)
+    let weight = if adapter.embedding { weight.t()? } else { weight.clone() };
+    Ok(row_norms(&weight, &a.to_device(weight.device())?, &b.to_device(weight.device())?, adapter.scaling)?)
 }
 
 /// The bias of an adapted module, if it has one.

@@ -34,8 +34,8 @@ pub struct LoraConfig {
     /// Modules that are trained as a whole beside the adapters, such as the head of a classifier: by the end of their
     /// path, or by the path of something they lie under.
     pub modules_to_save: Vec<String>,
-    /// Weight-decomposed adaptation (DoRA): the rows of `W + s·B·A` keep their direction, and their lengths are trained. Linear
-    /// modules only.
+    /// Weight-decomposed adaptation (DoRA): the rows of `W + s·B·A` keep their direction, and their lengths are trained; of an
+    /// embedding, the columns.
     pub use_dora: bool,
     /// Which biases are trained as well.
     pub bias: Bias,

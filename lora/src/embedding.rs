@@ -5,14 +5,16 @@ use tensor::{Result, Tensor, TensorError};
 
 use crate::adapter_set::AdapterSet;
 use crate::forward::Forward;
+use crate::linear::row_norms;
 use crate::targets::ModuleShape;
 
 #[cfg(test)]
 mod tests;
 
 /// A frozen table of rows, `y = W[ids]`, plus `s·Aᵀ[ids]·Bᵀ` where the pass has an adapter for its name, with A
-/// `[rank, vocabulary]` and B `[width, rank]`; there is no dropout here, as in PEFT. Where the pass has a trained copy of
-/// the table, it takes the table's place.
+/// `[rank, vocabulary]` and B `[width, rank]`; there is no dropout here, as in PEFT. With DoRA the columns of the adapted
+/// table keep their direction and have trained lengths m `[width]`: that sum times `m / ‖W + s·(B·A)ᵀ‖`, the norm taken of
+/// each column and constant for the gradient. Where the pass has a trained copy of the table, it takes the table's place.
 ///
 /// Only the look-up is adapted: an output head that shares the table keeps it as it is.
 #[derive(Clone, Debug)]
@@ -86,6 +88,10 @@ impl Embedding {
         if let Some(initial) = set.subtracted_product(&self.name) {
             let reduced = self.reduced(&Var::constant(initial.a.clone()), ids, adapter.rank)?;
             y = y.add_matmul(&reduced, &Var::constant(initial.b.t()?), -adapter.scaling)?;
+        }
+        if let Some(magnitude) = &adapter.magnitude {
+            let norms = row_norms(&self.weight.t()?, a.tensor(), b.tensor(), adapter.scaling)?;
+            y = y.mul(&forward.leaf(set, magnitude)?.div(&Var::constant(norms))?)?;
         }
         y.reshape(&shape)
     }

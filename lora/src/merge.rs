@@ -7,8 +7,8 @@ use crate::adapter_set::AdapterSet;
 use crate::error::{LoraError, Result};
 
 impl AdapterSet {
-    /// `W + s·B·A` for the module's adapter (less an initial product that is subtracted, and scaled to the trained row lengths
-    /// for DoRA), summed in f32 and rounded once to the weight's own type; the trained weight,
+    /// `W + s·B·A` for the module's adapter (less an initial product that is subtracted, and scaled to the trained lengths
+    /// of rows, or of an embedding's columns, for DoRA), summed in f32 and rounded once to the weight's own type; the trained weight,
     /// rounded to the type of the frozen one, where the module is trained as a whole; else the weight itself.
     ///
     /// # Errors
@@ -69,8 +69,10 @@ impl AdapterSet {
             sum = add(sum, initial, -scaling)?;
         }
         if let Some(magnitude) = adapter.magnitude.as_ref().and_then(|name| self.parameters().get(name)) {
-            let norms = sum.square()?.sum(&[1], false)?.sqrt()?;
-            sum = sum.mul(&magnitude.div(&norms)?.unsqueeze(1)?)?;
+            // The axis along which the lengths are taken is that of the inputs.
+            let inputs = usize::from(!adapter.embedding);
+            let norms = sum.square()?.sum(&[inputs], false)?.sqrt()?;
+            sum = sum.mul(&magnitude.div(&norms)?.unsqueeze(inputs)?)?;
         }
         finite(&format!("{module}.weight"), "the adapter", sum.cast(weight.dtype())?)
     }

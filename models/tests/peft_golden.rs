@@ -148,6 +148,10 @@ on_each_backend! {
         Case::new("dora", device).check();
     }
 
+    fn weight_decomposition_of_an_embedding(device) {
+        Case::new("dora_embed", device).check();
+    }
+
     fn embedding_and_head(device) {
         Case::new("embed", device).check();
     }

@@ -4,6 +4,7 @@ use tensor::testing::on_each_backend;
 use tensor::{DType, Device};
 
 use super::*;
+use crate::base::Base;
 use crate::config::LoraConfig;
 use crate::targets::Targets;
 
@@ -58,6 +59,62 @@ on_each_backend! {
         let (lookup, product) = (gradients(true), gradients(false));
         assert_eq!(lookup.len(), 2);
         for ((name, a), (_, b)) in lookup.iter().zip(&product) {
+            assert!(close(a, b), "{name}: {a:?} {b:?}");
+        }
+    }
+}
+
+/// A set with DoRA whose magnitudes are not those it begins with.
+fn decomposed(device: &Device) -> (Embedding, AdapterSet, Tensor) {
+    let (embedding, plain, ids) = case(device);
+    let config = LoraConfig { use_dora: true, ..plain.config().clone() };
+    let parameters = [("tokens".to_string(), embedding.parameters())].into_iter().collect();
+    let base = Base::from_parts(vec![embedding.shape()], parameters);
+    let factors = plain.factors("tokens").unwrap();
+    let (a, b) = (factors.a.clone(), factors.b.clone());
+    let mut set = AdapterSet::from_factors(config, base, device, |_| Ok((a.clone(), b.clone()))).unwrap();
+    let first = values(&embedding.forward(&Forward::evaluation(Some(&set)), &ids).unwrap().into_tensor());
+    let adapted = values(&embedding.forward(&Forward::evaluation(Some(&plain)), &ids).unwrap().into_tensor());
+    assert!(close(&first, &adapted), "magnitudes begin as the lengths that there are");
+    let magnitude = TestRandom::new(5).tensor(device, &[4], 0.5, 2.0).unwrap();
+    set.parameters_mut().insert("tokens.lora_magnitude_vector", magnitude).unwrap();
+    (embedding, set, ids)
+}
+
+on_each_backend! {
+    fn columns_have_the_trained_lengths(device) {
+        let (embedding, set, ids) = decomposed(device);
+        let merged = embedding.merged(&set).unwrap();
+        let table = values(merged.weight());
+        let magnitudes = values(set.parameters().get("tokens.lora_magnitude_vector").unwrap());
+        let lengths: Vec<f32> =
+            (0..4).map(|column| table.iter().skip(column).step_by(4).map(|x| x * x).sum::<f32>().sqrt()).collect();
+        assert!(close(&lengths, &magnitudes), "{lengths:?} {magnitudes:?}");
+        let adapted = embedding.forward(&Forward::evaluation(Some(&set)), &ids).unwrap();
+        assert!(close(&values(adapted.tensor()), &values(&merged.weight().embedding(&ids).unwrap())));
+    }
+
+    fn a_decomposed_table_gives_the_gradients_of_its_formula(device) {
+        let (embedding, set, ids) = decomposed(device);
+        let names = ["tokens.lora_embedding_A", "tokens.lora_embedding_B", "tokens.lora_magnitude_vector"];
+        let gradients = |lookup: bool| {
+            let tape = Tape::new();
+            let forward = Forward { tape: tape.clone(), adapters: Some(set.clone()), dropout: None };
+            let y = if lookup {
+                embedding.forward(&forward, &ids).unwrap()
+            } else {
+                let [a, b, m] = names.map(|name| tape.leaf(name, set.parameters().get(name).unwrap()));
+                let update = b.matmul(&a).unwrap().affine(1.5, 0.0).unwrap().t().unwrap();
+                let table = update.add(&Var::constant(embedding.weight().clone())).unwrap();
+                let norms = table.tensor().square().unwrap().sum(&[0], false).unwrap().sqrt().unwrap();
+                table.mul(&m.div(&Var::constant(norms)).unwrap()).unwrap().embedding(&ids).unwrap()
+            };
+            let loss = y.sin().unwrap().sum(&[0, 1, 2], false).unwrap();
+            tape.backward(&loss).unwrap().into_iter().map(|(name, g)| (name, values(&g))).collect::<Vec<_>>()
+        };
+        let (lookup, formula) = (gradients(true), gradients(false));
+        assert_eq!(lookup.len(), 3);
+        for ((name, a), (_, b)) in lookup.iter().zip(&formula) {
             assert!(close(a, b), "{name}: {a:?} {b:?}");
         }
     }
