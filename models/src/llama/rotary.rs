@@ -136,18 +136,20 @@ mod tests {
 
     #[test]
     fn tables_are_the_references() {
-        let config = LlamaConfig { num_attention_heads: 4, ..shape(5e5, 64, llama3(8.0, 256)) };
-        let config = LlamaConfig { head_dim: 16, ..config };
-        let table = RotaryTable::new(&Device::cpu(), &config, 32).expect("a table");
-        // The reference repeats each row's half.
-        let half = |name| -> Vec<f32> {
-            golden("llama3_tiny/debug.safetensors", name).chunks(16).flat_map(|row| row[..8].to_vec()).collect()
-        };
-        for (name, tensor) in [("cos", &table.cosines), ("sin", &table.sines)] {
-            for (got, want) in tensor.to_vec::<f32>().expect("values").iter().zip(half(name)) {
-                assert!((got - want).abs() <= 1e-6, "{name}: {got} instead of {want}");
+        for (name, theta, scaling) in [("llama_tiny", 1e4, RopeScaling::None), ("llama3_tiny", 5e5, llama3(8.0, 256))] {
+            let config = LlamaConfig { head_dim: 16, num_attention_heads: 4, ..shape(theta, 64, scaling) };
+            let table = RotaryTable::new(&Device::cpu(), &config, 32).expect("a table");
+            let file = format!("{name}/debug.safetensors");
+            assert_same(name, &inverse_frequencies(&config), &golden(&file, "inv_freq"));
+            for (name, tensor) in [("cos", &table.cosines), ("sin", &table.sines)] {
+                // The reference repeats each row's half.
+                let want = golden(&file, name);
+                let want = want.chunks(16).flat_map(|row| &row[..8]);
+                for (got, want) in tensor.to_vec::<f32>().expect("values").iter().zip(want) {
+                    assert!((got - want).abs() <= 1e-6, "{name}: {got} instead of {want}");
+                }
             }
+            assert_eq!(table.slice(3, 5).expect("rows").positions(), 2);
         }
-        assert_eq!(table.slice(3, 5).expect("rows").positions(), 2);
     }
 }
