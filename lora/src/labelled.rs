@@ -68,6 +68,13 @@ impl LabelledSequences {
         Ok(LabelledSequences { sequences, labels, padding_id, longest, batching })
     }
 
+    /// As [`crate::PaddedExamples::grouped_by_length`].
+    #[must_use]
+    pub fn grouped_by_length(self) -> Self {
+        let lengths = self.sequences.iter().map(Vec::len).collect();
+        LabelledSequences { batching: self.batching.grouped_by(lengths), ..self }
+    }
+
     /// The labels, in the order of the sequences.
     pub fn labels(&self) -> &SequenceLabels {
         &self.labels
@@ -140,6 +147,14 @@ mod tests {
         };
         let mut first = epoch(0);
         assert_ne!(first, epoch(1));
+        let scores = SequenceLabels::Scores((0..12).map(|score| score as f32).collect());
+        let grouped = LabelledSequences::new(sequences(), scores, 3, 0, Some(3)).unwrap().grouped_by_length();
+        for index in 0..4 {
+            // Sequence number n has n + 1 tokens, and all fit one stretch: neighbours by length, each with its label.
+            let mut scores = grouped.batch(index).unwrap().score_values().to_vec();
+            scores.sort_by(f32::total_cmp);
+            assert_eq!((scores[0] % 3.0, scores[2] - scores[0]), (0.0, 2.0), "{scores:?}");
+        }
         first.sort_by(f32::total_cmp);
         assert_eq!(first, (0..12).map(|score| score as f32 / 2.0).collect::<Vec<_>>());
     }

@@ -70,7 +70,7 @@ pub use masked::{MaskedSequences, MaskingTokens};
 pub use metrics::MetricsWriter;
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, little_endian_bytes, read_adapter_origin};
 pub use peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
-pub use sources::{Example, PackedTokens, PaddedExamples};
+pub use sources::{Example, PackedTokens, PaddedExamples, PaddingSide};
 pub use targets::{Matcher, ModuleShape, Targets};
 pub use trainer::{
     Best, CheckpointReport, Evaluation, EvaluationReport, GradientTransform, Length, Observer, Outcome, Regulariser,

@@ -76,13 +76,23 @@ pub struct Example {
     pub learned: Vec<bool>,
 }
 
-/// Examples of their own lengths, padded on the right to the longest of each batch, rounded up so that few different
-/// shapes occur.
+/// The end at which short sequences are filled up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PaddingSide {
+    /// After the last token.
+    #[default]
+    Right,
+    /// Before the first token. Models count positions from the padding on, as the reference implementations do.
+    Left,
+}
+
+/// Examples of their own lengths, padded to the longest of each batch, rounded up so that few different shapes occur.
 #[derive(Debug)]
 pub struct PaddedExamples {
     examples: Vec<Example>,
     longest: usize,
     padding_id: u32,
+    side: PaddingSide,
     batching: Batching,
 }
 
@@ -118,7 +128,21 @@ impl PaddedExamples {
             return Err(LoraError::Setting { setting: "data", message });
         }
         let batching = Batching::keeping_last(examples.len(), batch, seed)?;
-        Ok(PaddedExamples { examples, longest, padding_id, batching })
+        Ok(PaddedExamples { examples, longest, padding_id, side: PaddingSide::Right, batching })
+    }
+
+    /// Fills short examples up at another end than the right one.
+    #[must_use]
+    pub fn padded_on(self, side: PaddingSide) -> Self {
+        PaddedExamples { side, ..self }
+    }
+
+    /// Puts examples of similar length into the same batch, so that there is less padding. Batches still come in a random
+    /// order, and which examples meet differs from epoch to epoch. Without a seed the order stays as it is.
+    #[must_use]
+    pub fn grouped_by_length(self) -> Self {
+        let lengths = self.examples.iter().map(|example| example.ids.len().min(self.longest)).collect();
+        PaddedExamples { batching: self.batching.grouped_by(lengths), ..self }
     }
 }
 
@@ -135,12 +159,14 @@ impl BatchSource for PaddedExamples {
         let (mut ids, mut labels, mut mask) = (Vec::new(), Vec::new(), Vec::new());
         for example in &chosen {
             let length = length(example);
+            let before = if self.side == PaddingSide::Left { sequence - length } else { 0 };
             for position in 0..sequence {
-                let inside = position < length;
-                ids.push(if inside { example.ids[position] } else { self.padding_id });
-                mask.push(u32::from(inside));
-                let next = position + 1;
-                labels.push(if next < length && example.learned[next] { label(example.ids[next])? } else { IGNORED });
+                // The token here, if it is one.
+                let here = position.checked_sub(before).filter(|&here| here < length);
+                ids.push(here.map_or(self.padding_id, |here| example.ids[here]));
+                mask.push(u32::from(here.is_some()));
+                let next = here.map(|here| here + 1).filter(|&next| next < length && example.learned[next]);
+                labels.push(next.map_or(Ok(IGNORED), |next| label(example.ids[next]))?);
             }
         }
         HostBatch::new(chosen.len(), sequence, ids, labels, Some(mask))
@@ -160,6 +186,8 @@ pub(crate) struct Batching {
     batch: usize,
     seed: Option<u64>,
     drop_last: bool,
+    /// Lengths of the items, where those of similar length belong together.
+    lengths: Option<Vec<usize>>,
     /// The order of the epoch asked for last, since batches are mostly asked for in turn.
     order: Mutex<Option<(u64, Arc<[usize]>)>>,
 }
@@ -169,12 +197,17 @@ impl Batching {
         if batch == 0 {
             return Err(LoraError::Setting { setting: "batch", message: "must be at least 1".into() });
         }
-        Ok(Batching { items, batch, seed, drop_last: seed.is_some(), order: Mutex::new(None) })
+        Ok(Batching { items, batch, seed, drop_last: seed.is_some(), lengths: None, order: Mutex::new(None) })
     }
 
     /// Batches of which the last may be smaller.
     pub fn keeping_last(items: usize, batch: usize, seed: Option<u64>) -> Result<Self> {
         Ok(Batching { drop_last: false, ..Self::new(items, batch, seed)? })
+    }
+
+    /// Batches of items of similar length.
+    pub fn grouped_by(self, lengths: Vec<usize>) -> Self {
+        Batching { lengths: Some(lengths), ..self }
     }
 
     pub fn batches_per_epoch(&self) -> u64 {
@@ -196,7 +229,11 @@ impl Batching {
         match &*cached {
             Some((of, order)) if *of == epoch => order.clone(),
             _ => {
-                let order: Arc<[usize]> = permutation(self.items, seed, epoch).into();
+                let mut order = permutation(self.items, seed, epoch);
+                if let Some(lengths) = &self.lengths {
+                    order = grouped(order, lengths, self.batch, seed, epoch);
+                }
+                let order: Arc<[usize]> = order.into();
                 *cached = Some((epoch, order.clone()));
                 order
             }
@@ -215,6 +252,22 @@ fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
         order.swap(last, chosen as usize);
     }
     order
+}
+
+/// Batches within which items are sorted by length. More would save hardly any padding and make neighbours of the same items
+/// in every epoch.
+const STRETCH: usize = 50;
+
+/// A random order, sorted by length within stretches of some batches, whose batches are then put in a random order. A last
+/// batch that is not full stays the last.
+fn grouped(mut order: Vec<usize>, lengths: &[usize], batch: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    for stretch in order.chunks_mut(STRETCH * batch) {
+        stretch.sort_by_key(|&item| std::cmp::Reverse(lengths[item]));
+    }
+    let whole = order.len() / batch;
+    let batches = permutation(whole, mix(seed), epoch);
+    let rest = order[whole * batch..].iter();
+    batches.iter().flat_map(|&number| &order[number * batch..(number + 1) * batch]).chain(rest).copied().collect()
 }
 
 /// The finaliser of SplitMix64: a bijection in which every input bit changes about half of the output bits.
@@ -290,5 +343,48 @@ mod tests {
         assert_eq!(batch.key_mask().unwrap(), [1, 1, 1, 0, 1, 1, 1, 1]);
         let source = PaddedExamples::new(examples, 1, 100, 9, Some(1)).unwrap();
         assert_eq!((source.batches_per_epoch(), source.batch(0).unwrap().sequence()), (2, 16));
+    }
+
+    #[test]
+    fn padding_stands_on_the_side_that_is_asked_for() {
+        let learned = |learned: [bool; 3]| Example { ids: vec![1, 2, 3], learned: learned.to_vec() };
+        let long = Example { ids: (10..26).collect(), learned: vec![true; 16] };
+        let source = PaddedExamples::new(vec![learned([true; 3]), learned([false, false, true]), long], 3, 99, 9, None);
+        let batch = source.unwrap().padded_on(PaddingSide::Left).batch(0).unwrap();
+        let row = |row: usize| row * 16 + 12..row * 16 + 16;
+        assert_eq!(&batch.ids()[row(0)], [9, 1, 2, 3]);
+        assert_eq!(&batch.key_mask().unwrap()[row(0)], [0, 1, 1, 1]);
+        assert_eq!(&batch.labels()[row(0)], [IGNORED, 2, 3, IGNORED], "nothing predicts the first token");
+        assert_eq!(&batch.labels()[row(1)], [IGNORED, IGNORED, 3, IGNORED]);
+        assert_eq!((&batch.ids()[32..], batch.valid()), (&(10..26).collect::<Vec<u32>>()[..], 2 + 1 + 15));
+    }
+
+    #[test]
+    fn grouping_by_length_saves_padding_and_keeps_every_example() {
+        let example = |index: usize| {
+            let length = 1 + (index * 37) % 101;
+            Example { ids: vec![index as u32; length], learned: vec![true; length] }
+        };
+        let source = |seed| PaddedExamples::new((0..503).map(example).collect(), 8, 90, 9999, Some(seed)).unwrap();
+        let epoch = |source: &PaddedExamples, epoch: u64| {
+            let batches: Vec<HostBatch> = (0..63).map(|index| source.batch(epoch * 63 + index).unwrap()).collect();
+            let mut seen: Vec<u32> = batches
+                .iter()
+                .flat_map(|batch| batch.ids().chunks(batch.sequence()).map(|row| row[0]).collect::<Vec<_>>())
+                .collect();
+            let positions: usize = batches.iter().map(|batch| batch.ids().len()).sum();
+            let order = seen.clone();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..503).collect::<Vec<u32>>());
+            (order, positions)
+        };
+        let (plain, grouped) = (source(1), source(1).grouped_by_length());
+        let ((_, all), (first, fewer)) = (epoch(&plain, 0), epoch(&grouped, 0));
+        assert!(fewer * 10 < all * 8, "{fewer} of {all} positions");
+        assert_eq!(first, epoch(&source(1).grouped_by_length(), 0).0, "the same seed gives the same order");
+        assert_ne!(first, epoch(&grouped, 1).0);
+        assert_ne!(first, epoch(&source(2).grouped_by_length(), 0).0);
+        let lengths: Vec<usize> = (0..63).map(|index| grouped.batch(index).unwrap().sequence()).collect();
+        assert!(lengths.windows(2).any(|pair| pair[0] < pair[1]), "batches do not come by length: {lengths:?}");
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use lora::{AdapterSet, LabelledSequences};
+use lora::{AdapterSet, LabelledSequences, PaddingSide};
 use models::Tokenizer;
 
 use crate::classification;
 use crate::data::labelled::{self, Encoded, Row, Validation};
 use crate::data::masked;
+use crate::data::options::RowOptions;
 use crate::data::task::{Target, Task};
 use crate::data::{Data, Shape, Sources};
 use crate::failure::{Failure, Outcome};
@@ -72,7 +73,12 @@ impl DataRequest<'_> {
         validation: Vec<Validation>,
         tokenizer: &Tokenizer,
     ) -> Outcome<TaskData> {
-        let Shape { sequence, batch, seed } = self.shape;
+        let Shape { sequence, batch, seed, rows: options } = self.shape;
+        if options.loss_on.is_some() || options.padding() == PaddingSide::Left {
+            return Err(Failure::input(
+                "--loss-on and --padding-side left belong to tasks that predict the next token",
+            ));
+        }
         let encode = |rows: &[Row]| Encoded::new(rows, tokenizer, sequence);
         let training = encode(&training)?;
         let mut encoded = Vec::with_capacity(validation.len());
@@ -82,12 +88,14 @@ impl DataRequest<'_> {
         let Some((_, first)) = encoded.first().cloned() else {
             return Err(Failure::input("--data: there are no validation rows"));
         };
-        let truncated = training.cut;
+        let (training_cut, validation_cut) = (training.cut(), first.cut());
         let (training, first) = (training.batches(batch, Some(seed))?, first.batches(batch, None)?);
+        let training = if options.group_by_length { training.grouped_by_length() } else { training };
         let sources = Sources {
             training_tokens: training.tokens(),
             validation_tokens: first.tokens(),
-            truncated,
+            training_cut,
+            validation_cut,
             training: Box::new(training),
             validation: Box::new(first),
         };
@@ -97,13 +105,18 @@ impl DataRequest<'_> {
     }
 
     fn language(&self, tokenizer: &Tokenizer) -> Outcome<TaskData> {
-        let style = self.task.style();
+        let style = self.task.style(self.shape.rows.loss_on);
         let data = Data::read(self.data, tokenizer, style)?;
         let (training, validation) = match self.validation.is_empty() {
             true => data.hold_out(self.shape.sequence),
             false => (data, Data::read(self.validation, tokenizer, style)?),
         };
         let sources = match self.task {
+            Task::MaskedLm if self.shape.rows != RowOptions::default() => {
+                return Err(Failure::input(
+                    "--loss-on, --padding-side left and --group-by-length are not for --task masked-lm",
+                ));
+            }
             Task::MaskedLm => masked::sources(training, validation, self.shape, tokenizer)?,
             _ => {
                 let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);

@@ -189,7 +189,39 @@ fn multiple_choice_is_judged_by_likelihood() {
     assert_eq!((facts["questions"].as_u64(), facts["cut"].as_u64()), (Some(6), Some(6)), "{report}");
     let accuracy = facts["accuracy"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&accuracy) && (accuracy * 6.0).fract().abs() < 1e-9, "{report}");
+    let generated = run(&[&["evaluate"], &words[..], &["--seq", "64", "--answer-by", "generation", "--json"]].concat());
+    let report = result(&generated);
+    let count = |name: &str| report["metrics"][&file][name].as_u64().unwrap();
+    assert_eq!((count("questions"), count("unanswered")), (6, 6), "an untrained model names no option: {report}");
     fs::write(world.path("questions.json"), "[{\"instruction\": \"x\", \"answer\": \"true\"}]").unwrap();
     let refused = run(&[&["evaluate"], &words[..], &["--seq", "64"]].concat());
     assert_refused(&refused, &["questions.json row 1: the instruction has no `Answer format:`"]);
+}
+
+#[test]
+fn rows_may_be_padded_on_the_left_and_met_by_length() {
+    let world = World::new();
+    let row = |index: usize| {
+        let completion = "sat on the mat. ".repeat(1 + index % 5);
+        json!({ "prompt": "the cat ", "completion": completion }).to_string() + "\n"
+    };
+    let rows = world.path("rows.jsonl");
+    fs::write(&rows, (0..60).map(row).collect::<String>()).unwrap();
+    let train = |out: &str, more: &[&str]| {
+        let (model, out) = (world.model(), world.path(out));
+        let words = ["finetune", "--model", model.to_str().unwrap(), "--data", rows.to_str().unwrap(), "--out"];
+        let short = [out.to_str().unwrap(), "--steps", "12", "--batch", "2", "--seq", "32", "--lr", "0.02"];
+        let output = run(&[&words[..], &short, &["--device", "cpu", "--json"], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output
+    };
+    let output = train("left", &["--padding-side", "left", "--group-by-length", "--loss-on", "all"]);
+    let warning = "training rows are longer than --seq 32 and are cut";
+    let said = text(&output.stderr);
+    assert!(said.lines().any(|line| line.starts_with("warning: ") && line.ends_with(warning)), "{said}");
+    let report = result(&output);
+    let loss = |name: &str| report[name].as_f64().unwrap();
+    assert!(loss("best_validation_loss") < loss("validation_loss_before") - 0.3, "{report}");
+    let plain = result(&train("right", &[]));
+    assert_ne!(plain["validation_loss_before"], report["validation_loss_before"], "the answers alone");
 }

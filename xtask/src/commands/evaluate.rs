@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lora::{AdapterSet, Model, PackedTokens, PaddedExamples, evaluate, write_whole};
-use models::{DropoutOverrides, Tokenizer};
+use lora::{AdapterSet, BatchSource, Model, evaluate, write_whole};
+use models::{DropoutOverrides, Llama, Tokenizer};
 use serde_json::json;
 
 use super::finetune::{Precision, positive};
 use crate::Common;
 use crate::classification;
-use crate::commonsense;
+use crate::commonsense::{self, AnswerBy};
 use crate::data::labelled::{self, Encoded};
 use crate::data::masked;
+use crate::data::options::{LossOn, RowOptions};
 use crate::data::rows;
 use crate::data::task::{Target, Task};
 use crate::data::{Data, Shape};
@@ -44,6 +45,12 @@ pub struct Arguments {
     /// Tokens in a sequence; longer rows are cut.
     #[arg(long, visible_alias = "max-length", default_value_t = 128, value_parser = positive)]
     seq: usize,
+    /// How --task commonsense finds the model's answers.
+    #[arg(long, value_enum, default_value_t = AnswerBy::Likelihood)]
+    answer_by: AnswerBy,
+    /// As for `finetune`.
+    #[arg(long, value_enum)]
+    loss_on: Option<LossOn>,
     /// As for `finetune`.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
@@ -92,8 +99,8 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
         (Loaded::Classifier { model, .. }, Some(target)) => {
             classify(arguments, target, &**model, adapters.as_ref(), &tokenizer, output)
         }
-        _ if arguments.task == Task::Commonsense => {
-            choose(arguments, loaded.model(), adapters.as_ref(), &tokenizer, output)
+        (Loaded::Language(model), _) if arguments.task == Task::Commonsense => {
+            choose(arguments, model, adapters.as_ref(), &tokenizer, output)
         }
         _ => perplexity(arguments, loaded.model(), adapters.as_ref(), &tokenizer, output),
     }
@@ -111,9 +118,7 @@ fn classify(
     let validation = labelled::read_validation(arguments.task, target, &arguments.data)?;
     for part in &validation {
         let encoded = Encoded::new(&part.rows, tokenizer, arguments.seq)?;
-        if encoded.cut > 0 {
-            output.say(format!("warning: {} rows are longer than --seq and are cut", encoded.cut));
-        }
+        encoded.cut().warning("validation", arguments.seq).iter().for_each(|warning| output.say(warning));
         let rows = encoded.batches(arguments.batch, None)?;
         let outputs = classification::predict(model, adapters, &rows)?;
         let scores = classification::score(&outputs, rows.labels(), target.measures);
@@ -137,7 +142,7 @@ fn classify(
 
 fn choose(
     arguments: &Arguments,
-    model: &dyn Model,
+    model: &Llama,
     adapters: Option<&AdapterSet>,
     tokenizer: &Tokenizer,
     output: &Output,
@@ -145,13 +150,19 @@ fn choose(
     let mut report = serde_json::Map::new();
     for file in &arguments.data {
         let questions = rows::questions(file)?;
-        let answers = commonsense::answer(model, adapters, tokenizer, &questions, arguments.seq)?;
+        let answers = commonsense::answer(model, adapters, tokenizer, &questions, arguments.seq, arguments.answer_by)?;
         if answers.cut > 0 {
             output.say(format!("warning: {} questions are longer than --seq and lose their beginning", answers.cut));
         }
         let (name, accuracy) = (file.display().to_string(), answers.accuracy());
         output.say(format!("{name}: {} questions, accuracy {accuracy:.4}", answers.questions));
-        report.insert(name, json!({ "accuracy": accuracy, "questions": answers.questions, "cut": answers.cut }));
+        if answers.unanswered > 0 {
+            output.say(format!("{} of them without any of the options in the answer", answers.unanswered));
+        }
+        let facts = json!({
+            "accuracy": accuracy, "questions": answers.questions, "cut": answers.cut, "unanswered": answers.unanswered,
+        });
+        report.insert(name, facts);
     }
     output.result(&json!({"command": "evaluate", "metrics": report}));
     Ok(ExitCode::SUCCESS)
@@ -164,23 +175,16 @@ fn perplexity(
     tokenizer: &Tokenizer,
     output: &Output,
 ) -> Outcome<ExitCode> {
-    let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
     let padding = tokenizer.pad().or(tokenizer.eos()).unwrap_or(0);
-    let evaluation = match Data::read(&arguments.data, tokenizer, arguments.task.style())? {
-        data if arguments.task == Task::MaskedLm => {
-            let shape = Shape { sequence: arguments.seq, batch: arguments.batch, seed: 0 };
-            evaluate(model, adapters, &masked::validation(data, shape, tokenizer)?)
-        }
-        Data::Text(tokens) => {
-            let source = PackedTokens::in_order(tokens, arguments.seq, arguments.batch).map_err(wrong)?;
-            evaluate(model, adapters, &source)
-        }
-        Data::Examples(rows) => {
-            let source = PaddedExamples::new(rows, arguments.batch, arguments.seq, padding, None).map_err(wrong)?;
-            evaluate(model, adapters, &source)
-        }
+    let mut data = Data::read(&arguments.data, tokenizer, arguments.task.style(arguments.loss_on))?;
+    let rows = RowOptions::default();
+    let shape = Shape { sequence: arguments.seq, batch: arguments.batch, seed: 0, rows };
+    let (cut, source): (_, Box<dyn BatchSource>) = match arguments.task {
+        Task::MaskedLm => (data.too_long(arguments.seq), Box::new(masked::validation(data, shape, tokenizer)?)),
+        _ => (data.cut(arguments.seq), data.batches(shape, padding, None)?),
     };
-    let evaluation = evaluation.map_err(lora_failure)?;
+    cut.warning("validation", arguments.seq).iter().for_each(|warning| output.say(warning));
+    let evaluation = evaluate(model, adapters, &*source).map_err(lora_failure)?;
     let (loss, tokens) = (evaluation.loss, evaluation.tokens);
     output.say(format!("loss {loss:.4}, perplexity {:.3}, over {tokens} tokens", loss.exp()));
     output.result(&json!({

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::task::{Target, Task};
-use super::{HELD_OUT, HELD_OUT_LIMIT, read_text};
+use super::{Cut, HELD_OUT, HELD_OUT_LIMIT, read_text};
 use crate::failure::{Failure, Outcome};
 
 /// A text or a pair of texts, and what a model should say of it.
@@ -39,7 +39,7 @@ pub struct Encoded {
     labels: SequenceLabels,
     padding_id: u32,
     /// Rows that were longer than allowed.
-    pub cut: usize,
+    shortened: usize,
 }
 
 /// The rows to train on and those to judge by.
@@ -150,7 +150,7 @@ impl Encoded {
         let encoded: Result<Vec<_>, _> =
             rows.par_iter().map(|row| tokenizer.encode_pair(&row.first, row.second.as_deref(), longest)).collect();
         let encoded = encoded.map_err(|error| Failure::input(format!("--max-length: {error}")))?;
-        let cut = encoded.iter().filter(|pair| pair.cut > 0).count();
+        let shortened = encoded.iter().filter(|pair| pair.cut > 0).count();
         let class = |row: &Row| match row.label {
             Label::Class(class) => Some(class),
             Label::Score(_) => None,
@@ -166,7 +166,12 @@ impl Encoded {
             None => SequenceLabels::Scores(rows.iter().filter_map(score).collect()),
         };
         let padding_id = tokenizer.pad().or_else(|| tokenizer.token_id("[PAD]")).or(tokenizer.eos()).unwrap_or(0);
-        Ok(Encoded { sequences: encoded.into_iter().map(|pair| pair.ids).collect(), labels, padding_id, cut })
+        Ok(Encoded { sequences: encoded.into_iter().map(|pair| pair.ids).collect(), labels, padding_id, shortened })
+    }
+
+    /// How many rows were too long.
+    pub fn cut(&self) -> Cut {
+        Cut { rows: self.sequences.len(), shortened: self.shortened, dropped: 0 }
     }
 
     /// Batches, in a fresh order every epoch with a seed.

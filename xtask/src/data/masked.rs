@@ -12,12 +12,12 @@ const VALIDATION_SEED: u64 = 0;
 /// Training batches, with other masks in every epoch, and validation batches.
 pub fn sources(training: Data, validation: Data, shape: Shape, tokenizer: &Tokenizer) -> Outcome<Sources> {
     let (training_tokens, validation_tokens) = (training.tokens(), validation.tokens());
-    let truncated = training.longer_than(shape.sequence);
+    let (training_cut, validation_cut) = (training.too_long(shape.sequence), validation.too_long(shape.sequence));
     let rows = sequences(training, tokenizer, shape.sequence)?;
     let training = MaskedSequences::shuffled(rows, tokens(tokenizer)?, shape.batch, shape.seed).map_err(wrong)?;
     let validation = self::validation(validation, shape, tokenizer)?;
     let (training, validation) = (Box::new(training), Box::new(validation));
-    Ok(Sources { training, validation, training_tokens, validation_tokens, truncated })
+    Ok(Sources { training, validation, training_tokens, validation_tokens, training_cut, validation_cut })
 }
 
 /// Batches in order with masks that stay.

@@ -5,8 +5,11 @@
 pub mod glue;
 pub mod labelled;
 pub mod masked;
+pub mod options;
 pub mod rows;
 pub mod task;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +17,9 @@ use lora::{BatchSource, Example, PackedTokens, PaddedExamples};
 use models::Tokenizer;
 
 use crate::failure::{Failure, Outcome};
+use options::RowOptions;
 use rows::Style;
+use task::Task;
 
 /// Share of the data that is held out for validation when no validation file is given.
 const HELD_OUT: f64 = 0.05;
@@ -31,12 +36,38 @@ pub enum Data {
     Examples(Vec<Example>),
 }
 
-/// Sequence length, sequences a batch, and the seed of the order.
+/// Sequence length, sequences a batch, the seed of the order, and how rows are put into batches.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub sequence: usize,
     pub batch: usize,
     pub seed: u64,
+    pub rows: RowOptions,
+}
+
+/// Rows that do not fit the length of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// All rows.
+    pub rows: usize,
+    /// Those that are longer and lose their end.
+    pub shortened: usize,
+    /// Those that are left out, since nothing to learn lies within the length.
+    pub dropped: usize,
+}
+
+impl Cut {
+    /// What to tell the user, where there is something; `what` the rows are for.
+    pub fn warning(&self, what: &str, sequence: usize) -> Option<String> {
+        let Cut { rows, shortened, dropped } = *self;
+        let dropped = match dropped {
+            0 => String::new(),
+            count => format!("; {count} of them are left out, since their answer lies beyond"),
+        };
+        (shortened > 0).then(|| {
+            format!("warning: {shortened} of {rows} {what} rows are longer than --seq {sequence} and are cut{dropped}")
+        })
+    }
 }
 
 /// Training and validation batches.
@@ -47,8 +78,10 @@ pub struct Sources {
     pub training_tokens: usize,
     /// Tokens for validation, padding not counted.
     pub validation_tokens: usize,
-    /// Training rows longer than the sequence, which are cut.
-    pub truncated: usize,
+    /// Training rows longer than the sequence.
+    pub training_cut: Cut,
+    /// Validation rows longer than the sequence.
+    pub validation_cut: Cut,
 }
 
 /// The text of a data file, without its byte-order mark.
@@ -96,6 +129,27 @@ impl Format {
                 file.display()
             ))),
         }
+    }
+}
+
+/// How much a task reads from a file: tokens of a text, rows or questions.
+pub fn count(task: &str, file: &Path, tokenizer: &Tokenizer) -> Outcome<usize> {
+    let task = <Task as clap::ValueEnum>::from_str(task, false).map_err(Failure::input)?;
+    let labels = ["no", "yes"].map(String::from);
+    let files = [file.to_path_buf()];
+    match task.target(if task == Task::Classify { &labels } else { &[] })? {
+        Some(target) => {
+            let parts = labelled::read_validation(task, &target, &files)?;
+            let rows: Vec<_> = parts.into_iter().flat_map(|part| part.rows).collect();
+            labelled::Encoded::new(&rows, tokenizer, 16)?.batches(8, Some(0)).map(|_| rows.len())
+        }
+        None if task == Task::Commonsense && file.extension().is_some_and(|extension| extension == "json") => {
+            rows::questions(file).map(|questions| questions.len())
+        }
+        None => match Data::read(&files, tokenizer, task.style(None))? {
+            Data::Text(tokens) => Ok(tokens.len()),
+            Data::Examples(rows) => Ok(rows.len()),
+        },
     }
 }
 
@@ -153,32 +207,52 @@ impl Data {
         }
     }
 
-    /// Training and validation batches of these data.
-    pub fn sources(self, validation: Data, shape: Shape, padding_id: u32) -> Outcome<Sources> {
-        let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
-        let (training_tokens, validation_tokens) = (self.tokens(), validation.tokens());
-        let truncated = self.longer_than(shape.sequence);
-        let Shape { sequence, batch, seed } = shape;
-        let training: Box<dyn BatchSource> = match self {
-            Data::Text(tokens) => Box::new(PackedTokens::shuffled(tokens, sequence, batch, seed).map_err(wrong)?),
-            Data::Examples(rows) => {
-                Box::new(PaddedExamples::new(rows, batch, sequence, padding_id, Some(seed)).map_err(wrong)?)
-            }
-        };
-        let validation: Box<dyn BatchSource> = match validation {
-            Data::Text(tokens) => Box::new(PackedTokens::in_order(tokens, sequence, batch).map_err(wrong)?),
-            Data::Examples(rows) => {
-                Box::new(PaddedExamples::new(rows, batch, sequence, padding_id, None).map_err(wrong)?)
-            }
-        };
-        Ok(Sources { training, validation, training_tokens, validation_tokens, truncated })
+    /// Drops the rows of which nothing is learned within a length, and counts those that are longer.
+    pub fn cut(&mut self, sequence: usize) -> Cut {
+        let cut = self.too_long(sequence);
+        let Data::Examples(examples) = self else { return cut };
+        // The first token has none before it to be predicted from.
+        examples.retain(|example| example.learned.iter().take(sequence).skip(1).any(|&learned| learned));
+        Cut { dropped: cut.rows - examples.len(), ..cut }
     }
 
-    /// Rows of more tokens than this.
-    fn longer_than(&self, sequence: usize) -> usize {
-        match self {
-            Data::Text(_) => 0,
-            Data::Examples(examples) => examples.iter().filter(|example| example.ids.len() > sequence).count(),
+    /// Counts the rows that are longer than a length.
+    pub fn too_long(&self, sequence: usize) -> Cut {
+        let Data::Examples(examples) = self else { return Cut::default() };
+        let shortened = examples.iter().filter(|example| example.ids.len() > sequence).count();
+        Cut { rows: examples.len(), shortened, dropped: 0 }
+    }
+
+    /// Training and validation batches of these data.
+    pub fn sources(mut self, mut validation: Data, shape: Shape, padding_id: u32) -> Outcome<Sources> {
+        let (training_cut, validation_cut) = (self.cut(shape.sequence), validation.cut(shape.sequence));
+        Ok(Sources {
+            training_tokens: self.tokens(),
+            validation_tokens: validation.tokens(),
+            training: self.batches(shape, padding_id, Some(shape.seed))?,
+            validation: validation.batches(shape, padding_id, None)?,
+            training_cut,
+            validation_cut,
+        })
+    }
+
+    /// Batches in a fresh order every epoch, or without a seed in the data's own.
+    pub fn batches(self, shape: Shape, padding_id: u32, seed: Option<u64>) -> Outcome<Box<dyn BatchSource>> {
+        let Shape { sequence, batch, rows: options, .. } = shape;
+        let wrong = |error: lora::LoraError| Failure::input(format!("--data: {error}"));
+        match (self, seed) {
+            (Data::Text(tokens), Some(seed)) => {
+                Ok(Box::new(PackedTokens::shuffled(tokens, sequence, batch, seed).map_err(wrong)?))
+            }
+            (Data::Text(tokens), None) => Ok(Box::new(PackedTokens::in_order(tokens, sequence, batch).map_err(wrong)?)),
+            (Data::Examples(rows), _) if rows.is_empty() => Err(Failure::input(format!(
+                "--data: there is no row of which something is learned within --seq {sequence}"
+            ))),
+            (Data::Examples(rows), _) => {
+                let source = PaddedExamples::new(rows, batch, sequence, padding_id, seed).map_err(wrong)?;
+                let source = source.padded_on(options.padding());
+                Ok(Box::new(if options.group_by_length { source.grouped_by_length() } else { source }))
+            }
         }
     }
 

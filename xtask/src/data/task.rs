@@ -1,7 +1,8 @@
 //! What a model is trained or judged for: `--task`, and what follows from it.
 
 use super::glue::{GlueTask, Measure};
-use super::rows::Style;
+use super::options::LossOn;
+use super::rows::{Style, Template};
 use crate::failure::{Failure, Outcome};
 
 /// The value of `--task`.
@@ -60,9 +61,13 @@ impl Task {
         matches!(self, Task::Causal | Task::MaskedLm | Task::Commonsense)
     }
 
-    /// How rows of a language task become texts.
-    pub fn style(self) -> Style {
-        if self == Task::Commonsense { Style::Commonsense } else { Style::Plain }
+    /// How rows of a language task become texts, of which a part is learned; by default what is usual for the task.
+    pub fn style(self, loss_on: Option<LossOn>) -> Style {
+        let (template, usual) = match self {
+            Task::Commonsense => (Template::Commonsense, LossOn::All),
+            _ => (Template::Plain, LossOn::Answer),
+        };
+        Style { template, loss_on: loss_on.unwrap_or(usual) }
     }
 
     /// The task of GLUE, if it is one.

@@ -8,6 +8,7 @@ use models::{DropoutOverrides, WeightType};
 
 use super::full::FullArguments;
 use super::method::MethodArguments;
+use crate::data::options::RowOptions;
 use crate::data::task::Task;
 
 /// Example: cargo xtask finetune --model path/to/llama --data notes.txt --out my-adapter --steps 300
@@ -106,6 +107,8 @@ pub struct Arguments {
     /// Tokens in a sequence; longer rows are cut.
     #[arg(long, visible_alias = "max-length", default_value_t = 128, value_parser = positive)]
     pub seq: usize,
+    #[command(flatten)]
+    pub rows: RowOptions,
     /// Steps between evaluations; default: four over the run.
     #[arg(long)]
     pub eval_every: Option<u64>,

@@ -71,7 +71,7 @@ pub fn with_own_tokenizer(arguments: &Arguments, output: &Output) -> Outcome<Arg
         ModelConfig::Deberta(_) => TokenizerFamily::Deberta,
         _ => return Err(Failure::input("--train-tokenizer: no tokenizer is made for this architecture")),
     };
-    let texts = data::texts(&arguments.data, arguments.task.style())?;
+    let texts = data::texts(&arguments.data, arguments.task.style(arguments.rows.loss_on))?;
     let wrong = |error| Failure::input(format!("--train-tokenizer: {error}"));
     let tokens = train_unigram(&texts, size, family, &start).map_err(wrong)?;
     let mut config = read_config(&arguments.model)?;

@@ -30,7 +30,7 @@ pub fn read(arguments: &Arguments, common: &Common, device: &Device, output: &Ou
         target: target.as_ref(),
         data: &arguments.data,
         validation: &arguments.validation,
-        shape: Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed },
+        shape: Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed, rows: arguments.rows },
     };
     let rows = request.rows()?;
     let loaded = match &target {

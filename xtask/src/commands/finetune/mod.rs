@@ -5,6 +5,8 @@ mod full;
 mod inputs;
 mod method;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,7 +46,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let Inputs { loaded, sources, judge } = inputs::read(arguments, common, &device, output)?;
     let model = loaded.model();
     let (adapters, origin) = starting_point(arguments, common, model, output)?;
-    describe(&adapters, &sources, output);
+    describe(&adapters, &sources, arguments.seq, output);
 
     let options = training_options(arguments, common, &sources, &origin)?;
 
@@ -122,7 +124,7 @@ fn starting_point(
     Ok((adapters, origin))
 }
 
-fn describe(adapters: &AdapterSet, sources: &Sources, output: &Output) {
+fn describe(adapters: &AdapterSet, sources: &Sources, sequence: usize, output: &Output) {
     let trainable: usize = adapters.parameters().iter().map(|(_, tensor)| tensor.elements()).sum();
     output.say(match adapters.is_full() {
         true => format!("every parameter is trained: {trainable}"),
@@ -135,8 +137,8 @@ fn describe(adapters: &AdapterSet, sources: &Sources, output: &Output) {
         "data: {} tokens for training, {} for validation",
         sources.training_tokens, sources.validation_tokens
     ));
-    if sources.truncated > 0 {
-        output.say(format!("warning: {} rows are longer than --seq and are cut", sources.truncated));
+    for (what, cut) in [("training", sources.training_cut), ("validation", sources.validation_cut)] {
+        cut.warning(what, sequence).iter().for_each(|warning| output.say(warning));
     }
 }
 

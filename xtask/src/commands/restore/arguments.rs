@@ -6,6 +6,7 @@ use std::str::FromStr;
 use autograd::Schedule;
 
 use super::super::finetune::{Precision, positive};
+use crate::data::options::RowOptions;
 use crate::data::task::Task;
 
 /// What `restore` is told.
@@ -77,6 +78,8 @@ pub struct Arguments {
     /// Tokens in a sequence; longer rows are cut.
     #[arg(long, visible_alias = "max-length", default_value_t = 128, value_parser = positive)]
     pub seq: usize,
+    #[command(flatten)]
+    pub rows: RowOptions,
     /// Steps between evaluations; default: ten over the run.
     #[arg(long)]
     pub eval_every: Option<u64>,

@@ -131,7 +131,7 @@ fn load(arguments: &Arguments, common: &Common, bases: &mut Bases<'_>, job: &Job
         target: target.as_ref(),
         data: &job.data,
         validation: &job.validation,
-        shape: Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed },
+        shape: Shape { sequence: arguments.seq, batch: arguments.batch, seed: common.seed, rows: arguments.rows },
     };
     let tokenizer = bases.tokenizer(side)?;
     let rows = request.rows()?;

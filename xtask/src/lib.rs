@@ -1,0 +1,112 @@
+//! The command line: `cargo xtask COMMAND`. What lives here: arguments, progress, tables and reports for people, and
+//! one JSON object for machines. What does not: mathematics, models, training; those are the library crates.
+//!
+//! Exit codes: 0 done; 1 the work failed; 2 the arguments or input files are wrong; 130 interrupted.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod checkpoints;
+mod classification;
+mod commands;
+mod commonsense;
+mod config_file;
+mod data;
+mod failure;
+mod hub;
+mod inputs;
+mod interrupt;
+mod loading;
+mod metrics;
+mod output;
+mod random;
+mod report;
+mod world;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tensor::{Device, DeviceRequest};
+
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+
+/// Fine-tune large language models with low-rank adapters on any GPU that speaks Vulkan, Metal or DX12, or on the CPU.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: commands::Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options that every command takes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Common {
+    /// Where to compute: auto (the best real GPU, else the CPU), cpu, gpu, gpu:N or gpu:NAME; see `devices`.
+    #[arg(long, global = true, default_value = "auto", value_parser = parse_device)]
+    pub device: DeviceRequest,
+    /// Decides initialisation, data order and dropout.
+    #[arg(long, global = true, default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object as the last line of standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// CPU threads; default: all cores. Results do not depend on it.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+fn parse_device(text: &str) -> Result<DeviceRequest, String> {
+    text.parse().map_err(|error: tensor::TensorError| error.to_string())
+}
+
+impl Common {
+    /// Opens the device and says which one it is.
+    pub fn open_device(&self, output: &Output) -> Outcome<Device> {
+        let device = Device::open(&self.device).map_err(|error| {
+            Failure::input(format!("--device {}: {error}. `cargo xtask devices` describes them.", self.device))
+        })?;
+        match device.adapter() {
+            Some(adapter) => output.say(format!("device: {} ({}, {})", adapter.name, adapter.backend, adapter.driver)),
+            None => output.say(format!("device: cpu ({} threads)", rayon::current_num_threads())),
+        }
+        Ok(device)
+    }
+}
+
+/// Does what the program's arguments say; gives its exit code.
+pub fn main() -> ExitCode {
+    let words = match config_file::expand(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(failure) => {
+            Output::new(false).fail(&failure);
+            return failure.code();
+        }
+    };
+    let arguments = Arguments::parse_from(words);
+    let output = Output::new(arguments.common.json);
+    if let Some(threads) = arguments.common.threads {
+        // Fails only if the pool exists already, and nothing ran before this line.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
+    }
+    match arguments.command.run(&arguments.common, &output) {
+        Ok(code) => code,
+        Err(failure) => {
+            output.fail(&failure);
+            failure.code()
+        }
+    }
+}
+
+/// Reads a data file as a task (as `--task` spells it) reads it, by the file's extension, and gives the number of tokens of a
+/// text or of rows. Classes are called `no` and `yes` where the task does not know its own. For programs that test the
+/// readers.
+///
+/// # Errors
+/// What a user would be told.
+pub fn read_data(task: &str, file: &Path, tokenizer: &models::Tokenizer) -> Result<usize, String> {
+    data::count(task, file, tokenizer).map_err(|failure| failure.to_string())
+}
