@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -121,4 +122,27 @@ fn an_index_that_disagrees_with_its_shards_is_refused() {
     edit_index(directory.path(), |text| text.replacen("model-00001-of-00004.safetensors", "copy.safetensors", 1));
     let message = refusal(directory.path());
     assert!(message.contains("copy.safetensors and ") && message.contains("remove the stale one"), "{message}");
+}
+
+proptest! {
+    #[test]
+    fn any_index_is_read_or_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..3),
+        shard in "(model-0000[1-4]-of-00004.safetensors|\\PC{0,12}|/|\\.\\./x)",
+    ) {
+        let directory = sharded();
+        edit_index(directory.path(), |text| {
+            let text = text.replacen("model-00002-of-00004.safetensors", &shard.escape_default().to_string(), 1);
+            let mut characters: Vec<char> = text.chars().collect();
+            for (place, character) in &changes {
+                let place = place.index(characters.len());
+                characters[place] = *character;
+            }
+            characters.into_iter().collect()
+        });
+        if let Ok(checkpoint) = Checkpoint::open(directory.path()) {
+            let inside = |file: &Path| file.parent() == Some(directory.path());
+            prop_assert!(checkpoint.files().all(inside) && checkpoint.tensors().count() <= 12);
+        }
+    }
 }

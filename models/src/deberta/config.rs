@@ -138,15 +138,17 @@ impl DebertaConfig {
         self.position_buckets.unwrap_or(self.max_relative_positions)
     }
 
-    /// Number of weights of embeddings and encoder, without heads.
+    /// Number of weights of embeddings and encoder, without heads. Configurations that nobody could have made saturate.
     pub fn parameters(&self) -> u64 {
         let [vocabulary, hidden, intermediate, span] =
-            [self.vocab_size, self.hidden_size, self.intermediate_size, self.span()].map(|count| count as u64);
+            [self.vocab_size, self.hidden_size, self.intermediate_size, self.span()].map(|count| count as u128);
         let attention = 4 * (hidden * hidden + hidden);
         let feed_forward = 2 * hidden * intermediate + hidden + intermediate;
         let block = attention + feed_forward + 4 * hidden;
         let relative_norm = if self.normalise_relative_embeddings { 2 * hidden } else { 0 };
-        vocabulary * hidden + 2 * hidden + 2 * span * hidden + relative_norm + self.num_hidden_layers as u64 * block
+        let layers = self.num_hidden_layers as u128;
+        let all = vocabulary * hidden + 2 * hidden + 2 * span * hidden + relative_norm + layers * block;
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 
     /// The names that [`DebertaConfig::preset`] knows.

@@ -69,6 +69,9 @@ pub enum RopeScaling {
     },
 }
 
+/// Elements of an attention head at most.
+const MAX_HEAD_DIM: usize = 256;
+
 impl LlamaConfig {
     /// Reads a config.json.
     ///
@@ -140,6 +143,12 @@ impl LlamaConfig {
             );
             return wrong("num_key_value_heads", message);
         }
+        if self.head_dim > MAX_HEAD_DIM {
+            return wrong(
+                "head_dim",
+                format!("({}) is more than the {MAX_HEAD_DIM} that attention takes", self.head_dim),
+            );
+        }
         if !self.head_dim.is_multiple_of(2) {
             return wrong("head_dim", format!("({}) must be even, for rotary positions turn pairs", self.head_dim));
         }
@@ -156,17 +165,19 @@ impl LlamaConfig {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Number of weights: embedding, blocks, norms and, unless tied, the head.
+    /// Number of weights: embedding, blocks, norms and, unless tied, the head. Configurations that nobody could have made
+    /// saturate.
     pub fn parameters(&self) -> u64 {
         let [vocabulary, hidden, intermediate, query, key_value] =
             [self.vocab_size, self.hidden_size, self.intermediate_size, self.query_width(), self.key_value_width()]
-                .map(|count| count as u64);
+                .map(|count| count as u128);
         let attention_bias = if self.attention_bias { query + 2 * key_value + hidden } else { 0 };
         let mlp_bias = if self.mlp_bias { 2 * intermediate + hidden } else { 0 };
         let matrices = 2 * hidden * query + 2 * hidden * key_value + 3 * hidden * intermediate;
         let block = matrices + 2 * hidden + attention_bias + mlp_bias;
         let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        heads * vocabulary * hidden + self.num_hidden_layers as u64 * block + hidden
+        let all = heads * vocabulary * hidden + self.num_hidden_layers as u128 * block + hidden;
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 
     /// The names that [`LlamaConfig::preset`] knows.

@@ -113,6 +113,10 @@ fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {
+            // What was built is nobody's writing.
+            if path.file_name().is_some_and(|name| name == "target") {
+                continue;
+            }
             files.extend(files_below(&path)?);
         } else {
             files.push(path);

@@ -7,7 +7,7 @@ use super::facts::Relation;
 use super::files::{json_lines, write_model_files};
 use super::scenes::{Sum, is_untold_pair};
 use super::*;
-use crate::data::rows::{Style, example, from_lines};
+use crate::data::rows::{example, from_lines};
 
 fn split_sentences(text: &str) -> impl Iterator<Item = &str> {
     text.split(['.', '?', '!', '\n', ';'])
@@ -119,7 +119,8 @@ fn splits_share_nothing_and_rows_can_be_read() {
             prompts(&training).is_disjoint(&prompts(&validation)) && prompts(&test).is_disjoint(&prompts(&training))
         );
         assert!(prompts(&test).is_disjoint(&prompts(&validation)));
-        let make = |place: &str, row: &serde_json::Value| example(place, row, &tokenizer, Style::Plain);
+        let style = crate::data::task::Task::Causal.style(None);
+        let make = |place: &str, row: &serde_json::Value| example(place, row, &tokenizer, style);
         let examples = from_lines(Path::new("rows.jsonl"), &json_lines(&training), make).unwrap();
         let longest = examples.iter().map(|example| example.ids.len()).max().unwrap();
         assert!(longest <= 96, "{task:?}: {longest}");

@@ -3,6 +3,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::rotary::inverse_frequencies;
 use super::*;
 
 fn base() -> Value {
@@ -90,6 +91,18 @@ fn impossible_numbers_are_refused_by_name() {
     assert!(message(json!({"rope_scaling": {"rope_type": "llama3", "factor": 8}})).contains("rope_scaling.low_freq"));
     let error = LlamaConfig::parse(Path::new("config.json"), "{\"hidden_size\": ").expect_err("cut short");
     assert!(error.to_string().starts_with("config.json: not valid JSON"));
+}
+
+#[test]
+fn numbers_beyond_reason_neither_overflow_nor_allocate() {
+    let largest = u32::MAX - 1;
+    let heads = json!({"head_dim": 256, "num_attention_heads": largest, "num_key_value_heads": largest});
+    let mut changes = json!({"hidden_size": largest, "intermediate_size": largest, "vocab_size": largest,
+        "num_hidden_layers": largest, "attention_bias": true, "mlp_bias": true});
+    changes.as_object_mut().expect("an object").extend(heads.as_object().expect("an object").clone());
+    let config = parse(changes).expect("a configuration");
+    assert_eq!((config.parameters(), inverse_frequencies(&config).len()), (u64::MAX, 128));
+    assert!(message(json!({"head_dim": largest})).contains("more than the 256"));
 }
 
 #[test]
