@@ -31,9 +31,6 @@ pub struct Arguments {
     overwrite: bool,
 }
 
-/// Modules whose matrix a model may share between its embedding and its head.
-const SHARED: [&str; 3] = ["embed_tokens", "lm_head", "word_embeddings"];
-
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
     let Arguments { model, adapter, out, overwrite } = arguments;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
@@ -69,22 +66,28 @@ fn load(checkpoint: &Checkpoint, adapter: &Path, device: &Device) -> Outcome<Ada
     models::load_adapter(checkpoint, adapter, device).map_err(model_failure)
 }
 
-/// A model that stores one matrix for embedding and head cannot have only one of them changed.
-fn refuse_shared(config: &Config, adapters: &AdapterSet) -> Outcome<()> {
+/// The modules that are one matrix in this model, which a checkpoint stores once: embedding and head of a language model.
+fn shared_modules(config: &Config, adapters: &AdapterSet) -> &'static [&'static str] {
     let masked = config.get("architectures").is_some_and(|names| names[0] == "DebertaV2ForMaskedLM");
     let classifies = adapters.whole_parameter("classifier.weight").is_some();
-    let tied = config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(true);
-    if !tied && (!masked || classifies) {
-        return Ok(());
+    match config.get("tie_word_embeddings").and_then(Value::as_bool) {
+        _ if masked && !classifies => &["word_embeddings"],
+        Some(true) => &["embed_tokens", "lm_head"],
+        _ => &[],
     }
+}
+
+/// A model that stores one matrix for embedding and head cannot have only one of them changed.
+fn refuse_shared(config: &Config, adapters: &AdapterSet) -> Outcome<()> {
+    let shared = shared_modules(config, adapters);
     let adapted = adapters.adapters().map(|adapter| adapter.module.as_str());
     let whole = adapters.whole_parameters().filter_map(|name| name.rsplit_once('.')).map(|(module, _)| module);
-    let is_shared = |module: &str| SHARED.iter().any(|name| module.rsplit('.').next() == Some(name));
+    let is_shared = |module: &str| shared.iter().any(|name| module.rsplit('.').next() == Some(name));
     match adapted.chain(whole).find(|module| is_shared(module)) {
         None => Ok(()),
         Some(module) => Err(Failure::input(format!(
-            "--adapter changes `{module}`, but the model shares one matrix between embedding and head \
-             (tie_word_embeddings); use the adapter unmerged, or train one that leaves `{module}` alone"
+            "--adapter changes `{module}`, but the model shares one matrix between embedding and head; use the adapter \
+             unmerged, or train one that leaves `{module}` alone"
         ))),
     }
 }
