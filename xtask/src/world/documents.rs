@@ -1,7 +1,7 @@
 //! Paragraphs of text, each of one kind, from what is true in an edition.
 
 use super::facts::{Facts, Person, Relation};
-use super::lexicon::{ANIMALS, CARGOES, COLOURS, NUMBERS, REGIONS, SHIPS, THINGS, TRADES, WEATHERS};
+use super::lexicon::{ANIMALS, CARGOES, COLOURS, DISHES, NUMBERS, REGIONS, ROOMS, SHIPS, THINGS, TRADES, WEATHERS};
 use super::phrases::{self, capitalised, fill, with_article};
 use super::scenes::{Answered, Order, Story, Sum, Visit};
 use super::{Split, split_of};
@@ -23,6 +23,8 @@ pub enum Document {
     /// Someone judges an inn.
     Visit,
     Order,
+    /// A few words, sung over and over.
+    Song,
     /// One asks, another answers.
     Dialogue,
     /// A ship's log.
@@ -56,6 +58,7 @@ impl Writer<'_> {
             Document::Order => {
                 (0..3).map(|_| Order::new(self.facts, &mut self.random).sentence(&mut self.random)).collect()
             }
+            Document::Song => vec![self.song()],
             Document::Dialogue => vec![self.dialogue()],
             Document::Voyage => self.voyage(),
             Document::Letter => self.letter(),
@@ -156,6 +159,20 @@ impl Writer<'_> {
         let ending = story.question(&mut self.random).sentence;
         story.sentences.push(ending);
         story.sentences
+    }
+
+    fn song(&mut self) -> String {
+        let singer = self.facts.someone(&mut self.random).name;
+        let count = 3 + self.random.below(4);
+        let mut line = || {
+            let places = [self.random.word(&ROOMS), self.random.pick(self.facts.towns()).name];
+            let person = self.random.pick(self.facts.people()).name;
+            let things = [self.random.word(&COLOURS), self.random.pick(&THINGS).name, self.random.pick(&ANIMALS).name];
+            let other = [self.random.word(&NUMBERS), person, self.random.word(&DISHES)];
+            self.random.word(&[&places[..], &things[..], &other[..]].concat())
+        };
+        let refrain = (0..count).map(|_| line()).collect::<Vec<_>>().join(" ");
+        fill(phrases::SONG, &[("p", singer), ("refrain", &[refrain.as_str(); 3].join(", "))])
     }
 
     /// A sum that may be told.

@@ -9,13 +9,13 @@ use super::documents::Document;
 pub enum Edition {
     /// The base's pretraining.
     Base,
-    /// More of the same, with six new people.
+    /// More of the same, with three new people.
     Mild,
-    /// Ships' logs with their own words and style, and six new people; little else.
+    /// Ships' logs with their own words and style, and three new people; little else.
     DomainShift,
     /// Questions with answers, and instructions with responses.
     Instruction,
-    /// A new version: twelve new people, a sixth of the old facts changed, letters and registers as new styles, questions and
+    /// A new version: six new people, a sixth of the old facts changed, letters and registers as new styles, questions and
     /// logs, and the old kinds of text in new shares.
     Large,
 }
@@ -50,9 +50,9 @@ impl Edition {
     pub(super) fn newcomers(self) -> Range<usize> {
         match self {
             Edition::Base | Edition::Instruction => 0..0,
-            Edition::Mild => 40..46,
-            Edition::DomainShift => 46..52,
-            Edition::Large => 52..64,
+            Edition::Mild => 16..19,
+            Edition::DomainShift => 19..22,
+            Edition::Large => 22..28,
         }
     }
 
@@ -64,8 +64,8 @@ impl Edition {
     /// What its text is made of, in shares of paragraphs.
     pub(super) fn mixture(self) -> &'static [(Document, usize)] {
         use Document::{
-            Animal, Biography, Dialogue, Instruction, Letter, Order, Question, Register, Story, Sums, Thing, Town,
-            Visit, Voyage,
+            Animal, Biography, Dialogue, Instruction, Letter, Order, Question, Register, Song, Story, Sums, Thing,
+            Town, Visit, Voyage,
         };
         match self {
             Edition::Base | Edition::Mild => &[
@@ -77,6 +77,7 @@ impl Edition {
                 (Sums, 10),
                 (Visit, 14),
                 (Order, 7),
+                (Song, 25),
                 (Dialogue, 4),
                 (Voyage, 2),
             ],
@@ -91,6 +92,7 @@ impl Edition {
                 (Sums, 8),
                 (Visit, 6),
                 (Order, 6),
+                (Song, 15),
                 (Dialogue, 4),
                 (Voyage, 8),
                 (Letter, 12),

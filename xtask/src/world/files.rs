@@ -28,7 +28,7 @@ pub struct BaseShape {
 }
 
 impl BaseShape {
-    /// About a million weights: some hundred steps of 1,024 tokens take half a minute on two CPU cores.
+    /// About a million weights.
     pub const SMALL: BaseShape = BaseShape { hidden: 128, intermediate: 384, layers: 4, heads: 4, positions: 128 };
 }
 
@@ -74,7 +74,7 @@ fn config(shape: BaseShape) -> Value {
         "vocab_size": vocabulary().len(), "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.heads,
         "max_position_embeddings": shape.positions, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
-        "tie_word_embeddings": true, "attention_bias": false, "mlp_bias": false,
+        "tie_word_embeddings": true, "initializer_range": 0.06, "attention_bias": false, "mlp_bias": false,
         "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1,
     })
 }

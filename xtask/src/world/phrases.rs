@@ -190,11 +190,22 @@ pub const STAYS: &[&str] =
 pub const JUDGES: &[&str] = &["the {x} is {d} {v}.", "the {x} is {v}.", "{p} finds the {x} {d} {v}.", "what {av} {x}!"];
 pub const JUDGES_NOT: &[&str] =
     &["the {x} is not {v}.", "the {x} is not at all {v}.", "no one could call the {x} {v}."];
-pub const PLEASED: &[&str] =
-    &["{p} smiles and stays longer.", "{p} thanks the host.", "{p} will come again.", "{p} is happy."];
-pub const ANGRY: &[&str] =
-    &["{p} frowns and leaves early.", "{p} complains.", "{p} will never come again.", "{p} is angry."];
-pub const TORN: &[&str] = &["{p} does not know what to say.", "{p} shrugs.", "{p} may come again, or not."];
+pub const PLEASED: &[&str] = &[
+    "{p} smiles and stays longer.",
+    "{p} thanks the host.",
+    "{p} will come again.",
+    "{p} is happy.",
+    "so the inn is good.",
+];
+pub const ANGRY: &[&str] = &[
+    "{p} frowns and leaves early.",
+    "{p} complains.",
+    "{p} will never come again.",
+    "{p} is angry.",
+    "so the inn is bad.",
+];
+pub const TORN: &[&str] =
+    &["{p} does not know what to say.", "{p} shrugs.", "{p} may come again, or not.", "so the inn is mixed."];
 
 pub const ORDERS: &[&str] = &[
     "{p} of {t} orders {n} {c} {xs} for {q}.",
@@ -208,6 +219,7 @@ pub const DIALOGUES: &[&str] = &[
     "{q} wants to know: \"{question}\" {r} answers: \"{answer}\"",
     "{q} has a question: \"{question}\" {r} knows the answer: \"{answer}\"",
 ];
+pub const SONG: &str = "{p} sings: {refrain}.";
 pub const QUESTION_ANSWER: &str = "Question: {question} Answer: {answer}";
 pub const INSTRUCTION_RESPONSE: &str = "Instruction: {instruction} Response: {response}";
 pub const INSTRUCTIONS: &[&str] = &[
@@ -327,6 +339,7 @@ pub fn all() -> Vec<&'static str> {
     phrases.extend(lists.concat());
     phrases.extend(PRONOUNS.concat());
     phrases.extend([
+        SONG,
         QUESTION_ANSWER,
         INSTRUCTION_RESPONSE,
         REGISTER,

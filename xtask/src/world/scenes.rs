@@ -189,8 +189,8 @@ impl<'a> Visit<'a> {
     }
 
     fn judge(&mut self, seed: u64, aspect: &str, praise: bool, random: &mut Random) {
-        // One judgement in four denies the opposite.
-        let negated = random.percent(25);
+        // One judgement in six denies the opposite.
+        let negated = random.percent(16);
         let adjective = random.word(if praise != negated { &GOOD } else { &BAD });
         self.is_untold |= is_untold_pair(seed, aspect, adjective);
         let words = [
