@@ -1,5 +1,7 @@
 //! Batches of token sequences: on the host, where data sources make them, and on the device, where models read them.
 
+use std::ops::Range;
+
 use tensor::{Device, Tensor};
 
 use crate::error::{LoraError, Result};
@@ -173,6 +175,64 @@ impl HostBatch {
         }
     }
 
+    /// Some of the sequences.
+    ///
+    /// # Panics
+    /// If the range goes beyond [`HostBatch::batch`].
+    #[must_use]
+    pub fn sequences(&self, range: Range<usize>) -> Self {
+        let positions = range.start * self.sequence..range.end * self.sequence;
+        HostBatch {
+            batch: range.len(),
+            sequence: self.sequence,
+            ids: self.ids[positions.clone()].to_vec(),
+            labels: match &self.labels {
+                Labels::Tokens(labels) => Labels::Tokens(labels[positions.clone()].to_vec()),
+                Labels::Classes(labels) => Labels::Classes(labels[range].to_vec()),
+                Labels::Scores(scores) => Labels::Scores(scores[range].to_vec()),
+            },
+            key_mask: self.key_mask.as_ref().map(|mask| mask[positions].to_vec()),
+        }
+    }
+
+    /// The same sequences `times` times, one whole batch after another.
+    #[must_use]
+    pub fn repeated(&self, times: usize) -> Self {
+        HostBatch {
+            batch: self.batch * times,
+            sequence: self.sequence,
+            ids: self.ids.repeat(times),
+            labels: match &self.labels {
+                Labels::Tokens(labels) => Labels::Tokens(labels.repeat(times)),
+                Labels::Classes(labels) => Labels::Classes(labels.repeat(times)),
+                Labels::Scores(scores) => Labels::Scores(scores.repeat(times)),
+            },
+            key_mask: self.key_mask.as_ref().map(|mask| mask.repeat(times)),
+        }
+    }
+
+    /// The positions whose tokens count, where these are at most half of all.
+    fn labelled(&self, device: &Device) -> Result<Option<Labelled>> {
+        /// Numbers of positions are rounded up to multiples of this, so that there are few different ones.
+        const STEP: usize = 32;
+        let Labels::Tokens(labels) = &self.labels else { return Ok(None) };
+        let mut positions: Vec<u32> =
+            (0u32..).zip(labels).filter(|(_, label)| **label != IGNORED).map(|(position, _)| position).collect();
+        let count = positions.len();
+        let padded = count.next_multiple_of(STEP);
+        if count == 0 || padded > labels.len() / 2 {
+            return Ok(None);
+        }
+        let mut chosen: Vec<i32> = positions.iter().map(|&position| labels[position as usize]).collect();
+        positions.resize(padded, 0);
+        chosen.resize(padded, IGNORED);
+        let shape = [padded];
+        Ok(Some(Labelled {
+            positions: Tensor::from_vec(device, &shape, positions)?,
+            labels: Tensor::from_vec(device, &shape, chosen)?,
+        }))
+    }
+
     /// Copies the batch to a device.
     ///
     /// # Errors
@@ -191,11 +251,21 @@ impl HostBatch {
                 Some(mask) => Some(Tensor::from_slice(device, &shape, mask)?),
                 None => None,
             },
+            labelled: self.labelled(device)?,
             valid: self.valid(),
             largest_id: self.ids.iter().copied().max(),
             largest_label: self.labels().iter().copied().max(),
         })
     }
+}
+
+/// The positions of a batch that have a label, in their order, and at the end positions that do not count.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    /// Positions counted over the whole batch, u32 `[count]`.
+    pub positions: Tensor,
+    /// Their labels, i32 `[count]`; [`IGNORED`] for those that do not count.
+    pub labels: Tensor,
 }
 
 /// A batch on a device.
@@ -209,6 +279,8 @@ pub struct Batch {
     pub kind: LabelKind,
     /// 1 for tokens and 0 for padding, u32 `[batch, sequence]`; `None` when every position is a token.
     pub key_mask: Option<Tensor>,
+    /// The positions whose tokens count, where these are few: a head needs to be computed there only.
+    pub labelled: Option<Labelled>,
     /// How many labels count.
     pub valid: usize,
     largest_id: Option<u32>,
@@ -293,6 +365,27 @@ mod tests {
         assert_eq!(uploaded.key_mask.as_ref().unwrap().to_vec::<u32>().unwrap(), [1, 1, 0]);
         assert!(uploaded.check_vocabulary(10).is_ok());
         assert!(uploaded.check_vocabulary(9).unwrap_err().to_string().contains("token id 9"));
+    }
+
+    #[test]
+    fn positions_that_count_are_listed_where_they_are_few() {
+        let mut labels = vec![IGNORED; 96];
+        labels[7] = 3;
+        labels[90] = 5;
+        let batch = HostBatch::new(2, 48, vec![0; 96], labels, None).unwrap();
+        let uploaded = batch.to_device(&Device::cpu()).unwrap();
+        let labelled = uploaded.labelled.unwrap();
+        let (positions, labels) =
+            (labelled.positions.to_vec::<u32>().unwrap(), labelled.labels.to_vec::<i32>().unwrap());
+        assert_eq!((positions.len(), &positions[..2], &labels[..2]), (32, &[7, 90][..], &[3, 5][..]));
+        assert!(labels[2..].iter().all(|&label| label == IGNORED));
+        assert_eq!((batch.repeated(3).valid(), batch.repeated(3).batch()), (6, 6));
+        let second = batch.sequences(1..2);
+        assert_eq!((second.batch(), second.labels()[42], second.valid()), (1, 5, 1));
+        let full = HostBatch::new(2, 48, vec![0; 96], vec![1; 96], None).unwrap();
+        assert!(full.to_device(&Device::cpu()).unwrap().labelled.is_none());
+        let empty = HostBatch::new(2, 48, vec![0; 96], vec![IGNORED; 96], None).unwrap();
+        assert!(empty.to_device(&Device::cpu()).unwrap().labelled.is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tensor::{Device, RandomKey, Tensor, TensorError};
 use crate::adapter_set::AdapterSet;
 use crate::batch::Batch;
 use crate::error::Result;
+use crate::stack::AdapterStack;
 use crate::targets::ModuleShape;
 
 /// A model as training, evaluation and restoration see it: linear modules with names, and a loss.
@@ -49,6 +50,8 @@ pub struct Forward {
     pub tape: Tape,
     /// The adapters; `None` for the base model alone.
     pub adapters: Option<AdapterSet>,
+    /// Several adapters at once, each for its part of the batch, in place of the factors in `adapters`.
+    pub stack: Option<AdapterStack>,
     /// Where dropout gets its masks; `None` in evaluation, which drops nothing.
     pub dropout: Option<DropoutSource>,
 }
@@ -56,12 +59,18 @@ pub struct Forward {
 impl Forward {
     /// A pass that trains: recorded, and with dropout.
     pub fn training(tape: &Tape, adapters: &AdapterSet, dropout: DropoutSource) -> Self {
-        Forward { tape: tape.clone(), adapters: Some(adapters.clone()), dropout: Some(dropout) }
+        Forward { tape: tape.clone(), adapters: Some(adapters.clone()), stack: None, dropout: Some(dropout) }
     }
 
     /// A pass that only computes: nothing is recorded, nothing is dropped.
     pub fn evaluation(adapters: Option<&AdapterSet>) -> Self {
-        Forward { tape: Tape::inference(), adapters: adapters.cloned(), dropout: None }
+        Forward { tape: Tape::inference(), adapters: adapters.cloned(), stack: None, dropout: None }
+    }
+
+    /// A pass that only computes, for several adapters at once: the input is a batch for each, one after another, as
+    /// [`crate::HostBatch::repeated`] makes them.
+    pub fn stacked(stack: &AdapterStack) -> Self {
+        Forward { stack: Some(stack.clone()), ..Forward::evaluation(Some(stack.first())) }
     }
 
     /// A parameter of the model by its full name (`<module>.weight`): the trained copy where its module is trained as a
@@ -93,9 +102,10 @@ impl Forward {
         F: Fn(&Forward, &[Var]) -> tensor::Result<Var> + 'static,
     {
         // The tape keeps the segment, so the segment must not hold the tape: neither would ever be freed.
-        let (adapters, dropout) = (self.adapters.clone(), self.dropout);
+        let (adapters, stack, dropout) = (self.adapters.clone(), self.stack.clone(), self.dropout);
         self.tape.checkpoint(inputs, move |tape, inputs| {
-            segment(&Forward { tape: tape.clone(), adapters: adapters.clone(), dropout }, inputs)
+            let forward = Forward { tape: tape.clone(), adapters: adapters.clone(), stack: stack.clone(), dropout };
+            segment(&forward, inputs)
         })
     }
 }

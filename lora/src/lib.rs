@@ -49,6 +49,7 @@ mod metrics;
 mod peft;
 mod peft_config;
 mod sources;
+mod stack;
 mod subtraction;
 mod targets;
 mod trainer;
@@ -56,7 +57,7 @@ mod trainer;
 pub use adapter::{Adapter, Factors};
 pub use adapter_set::AdapterSet;
 pub use base::Base;
-pub use batch::{Batch, BatchSource, HostBatch, IGNORED, LabelKind};
+pub use batch::{Batch, BatchSource, HostBatch, IGNORED, LabelKind, Labelled};
 pub use combine::Combination;
 pub use config::{Bias, LoraConfig, Overrides};
 pub use embedding::Embedding;
@@ -71,6 +72,7 @@ pub use metrics::MetricsWriter;
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, little_endian_bytes, read_adapter_origin};
 pub use peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
 pub use sources::{Example, PackedTokens, PaddedExamples, PaddingSide};
+pub use stack::AdapterStack;
 pub use targets::{Matcher, ModuleShape, Targets};
 pub use trainer::{
     Best, CheckpointReport, Evaluation, EvaluationReport, GradientTransform, Length, Observer, Outcome, Regulariser,

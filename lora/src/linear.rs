@@ -7,6 +7,7 @@ use self::adapted::{Dropout, Update};
 use crate::adapter::Adapter;
 use crate::adapter_set::AdapterSet;
 use crate::forward::Forward;
+use crate::stack::StackedFactors;
 use crate::targets::ModuleShape;
 
 mod adapted;
@@ -92,6 +93,11 @@ impl Linear {
     /// # Errors
     /// [`TensorError::Shape`] when the last axis is not the layer's, or the device's own errors.
     pub fn forward(&self, forward: &Forward, x: &Var) -> Result<Var> {
+        if let Some((stack, factors)) =
+            forward.stack.as_ref().and_then(|stack| Some((stack, stack.factors(&self.name)?)))
+        {
+            return self.stacked(forward, x, stack.sets(), factors);
+        }
         match forward.adapters.as_ref().and_then(|set| Some((set, set.adapter(&self.name)?))) {
             Some((set, adapter)) => self.adapted(forward, x, set, adapter),
             None => {
@@ -140,6 +146,24 @@ impl Linear {
             let db = for_bias.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
             [dx, dw].into_iter().map(Ok).chain(db).collect()
         }))
+    }
+
+    /// The layer with a different adapter for each part of the batch, without gradients: one product with the frozen weight
+    /// for all parts.
+    fn stacked(&self, forward: &Forward, x: &Var, sets: usize, factors: &StackedFactors) -> Result<Var> {
+        let (flat, shape) = (self.flatten(x)?, x.shape());
+        // With fewer axes the first is not the batch's.
+        if shape.len() < 3 || !shape[0].is_multiple_of(sets) {
+            let expected = format!("[{sets} · batch, sequence, inputs] for {sets} adapters of `{}` at once", self.name);
+            return Err(TensorError::Shape { operation: "linear", expected, found: *shape });
+        }
+        let [outputs, inputs] = [self.weight.shape()[0], self.weight.shape()[1]];
+        let rows = flat.shape()[0] / sets;
+        let h = flat.reshape(&[sets, rows, inputs])?.matmul(&factors.a)?;
+        let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
+        let output = product(&flat, &self.weight, bias.as_ref().map(Var::tensor))?.reshape(&[sets, rows, outputs])?;
+        let output = output.matmul_accumulate(&h, &factors.b, factors.scaling)?;
+        Ok(Var::constant(output.reshape(&self.output_shape(x))?))
     }
 
     fn adapted(&self, forward: &Forward, x: &Var, set: &AdapterSet, adapter: &Adapter) -> Result<Var> {

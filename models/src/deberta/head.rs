@@ -10,7 +10,7 @@ use super::norm::Norm;
 use super::options::DebertaHead;
 use crate::classifier::check_labels;
 use crate::error::ModelError;
-use crate::loss::chunk_rows;
+use crate::loss::{chunk_rows, labelled_rows};
 use crate::weights::{RandomWeights, WeightSource, WeightType};
 
 const POOLER: &str = "pooler.dense";
@@ -203,9 +203,8 @@ impl TokenHead {
 
     /// The mean cross-entropy of the labels that count; the logits never exist as a whole.
     pub fn loss(&self, forward: &Forward, hidden: &Var, batch: &Batch) -> Result<Var> {
-        let (rows, width) = (batch.labels.elements(), self.decoder.shape()[1]);
-        let transformed = self.transform(forward, &hidden.reshape(&[rows, width])?)?;
-        let labels = batch.labels.reshape(&[rows])?;
+        let (hidden, labels) = labelled_rows(hidden, batch)?;
+        let transformed = self.transform(forward, &hidden)?;
         let (decoder, bias) = self.output(forward);
         let chunk = chunk_rows(self.decoder.shape()[0]);
         biased_linear_cross_entropy(&transformed, &decoder, &bias, &labels, IGNORED, batch.valid, chunk)

@@ -6,6 +6,7 @@ mod layer;
 mod model;
 mod norm;
 mod rotary;
+mod scoring;
 
 pub use classifier::LlamaClassifier;
 pub use config::{LlamaConfig, RopeScaling};

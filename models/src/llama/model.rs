@@ -14,7 +14,7 @@ use super::rotary::RotaryTable;
 use crate::architecture::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
-use crate::loss::chunk_rows;
+use crate::loss::{chunk_rows, labelled_rows};
 use crate::weights::{CheckpointWeights, RandomWeights, WeightSource, WeightType};
 
 pub(super) const EMBEDDING_MODULE: &str = "model.embed_tokens";
@@ -34,7 +34,7 @@ pub struct Llama {
     /// Grows to the longest sequence seen.
     rotary: Mutex<Option<RotaryTable>>,
     checkpoint_activations: bool,
-    loss_chunk_rows: usize,
+    pub(super) loss_chunk_rows: usize,
 }
 
 /// The keys and values of the tokens that a model has read so far, for generation.
@@ -243,6 +243,10 @@ impl Llama {
         Ok(self.norm.forward(forward, &x)?)
     }
 
+    pub(super) fn head_is_adapted(&self, forward: &Forward) -> bool {
+        forward.adapters.as_ref().is_some_and(|set| set.adapter(self.head.name()).is_some())
+    }
+
     fn embed(&self, forward: &Forward, ids: &Tensor) -> Result<Var> {
         Ok(self.embedding.forward(forward, ids)?)
     }
@@ -286,11 +290,8 @@ impl Model for Llama {
         batch.check_kind("a language model", &[LabelKind::Tokens])?;
         batch.check_vocabulary(self.config.vocab_size)?;
         let hidden = self.hidden(forward, &batch.ids, batch.key_mask.as_ref())?;
-        let rows = batch.labels.elements();
-        let hidden = hidden.reshape(&[rows, self.config.hidden_size])?;
-        let labels = batch.labels.reshape(&[rows])?;
-        let head_is_adapted = forward.adapters.as_ref().is_some_and(|set| set.adapter(self.head.name()).is_some());
-        if head_is_adapted {
+        let (hidden, labels) = labelled_rows(&hidden, batch)?;
+        if self.head_is_adapted(forward) {
             return Ok(cross_entropy(&self.head.forward(forward, &hidden)?, &labels, IGNORED, batch.valid)?);
         }
         let weight = forward.parameter(&format!("{HEAD}.weight"), self.head.weight());
