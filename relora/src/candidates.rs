@@ -33,11 +33,17 @@ impl PairedDifference {
         let standard_error = if examples > 1 { (squares / ((count - 1.0) * count)).sqrt() } else { 0.0 };
         PairedDifference { mean, standard_error, examples }
     }
+
+    /// The standard deviation of Student's t around the mean: the standard error of few examples is itself uncertain.
+    fn uncertainty(&self) -> f64 {
+        let freedom = self.examples.saturating_sub(1).max(3) as f64;
+        self.standard_error * (freedom / (freedom - 2.0)).sqrt()
+    }
 }
 
 /// When a candidate is dropped: its losses are compared with the lowest ones on the same examples after `first_look` of
 /// them, after twice as many, and so on. With D the difference that all examples there could ever be would show, taken
-/// as normal around what was seen, dropping loses E\[max(−D, 0)\] on average (the expected opportunity loss of ranking and
+/// as normal around what was seen with the deviation of Student's t, dropping loses E\[max(−D, 0)\] on average (the expected opportunity loss of ranking and
 /// selection; Chick and Inoue 2001). The candidate is out when that is less than the share `indifference` of the lowest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DropRule {
@@ -212,7 +218,7 @@ impl<'r> Race<'r> {
                 continue;
             }
             let difference = PairedDifference::of(&losses[..look], &self.candidates[lowest].losses[..look]);
-            let lost = expected_improvement(difference.mean, difference.standard_error, 0.0);
+            let lost = expected_improvement(difference.mean, difference.uncertainty(), 0.0);
             if lost < self.rule.indifference * level.abs() {
                 self.candidates[place].standing = Standing::Dropped;
             }

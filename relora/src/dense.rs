@@ -87,6 +87,24 @@ pub fn from_tensor(tensor: &Tensor) -> Result<Mat<f64>> {
     Ok(Mat::from_fn(rows, columns, |i, j| f64::from(values[i * columns + j])))
 }
 
+/// Tensors of one device in f64. Read together: each reading waits for the device.
+pub fn from_tensors(tensors: &[&Tensor]) -> Result<Vec<Mat<f64>>> {
+    let flat: Vec<Tensor> =
+        tensors.iter().map(|tensor| tensor.reshape(&[tensor.elements()])).collect::<tensor::Result<_>>()?;
+    if flat.is_empty() {
+        return Ok(Vec::new());
+    }
+    let values = Tensor::concat(&flat.iter().collect::<Vec<_>>(), 0)?.to_vec::<f32>()?;
+    let mut rest = values.as_slice();
+    let mut matrix = |tensor: &&Tensor| {
+        let (rows, columns) = (tensor.shape()[0], tensor.shape()[1]);
+        let (own, others) = rest.split_at(rows * columns);
+        rest = others;
+        Mat::from_fn(rows, columns, |i, j| f64::from(own[i * columns + j]))
+    };
+    Ok(tensors.iter().map(&mut matrix).collect())
+}
+
 /// A matrix as a tensor, f32.
 pub fn to_tensor(matrix: MatRef<'_, f64>, device: &Device) -> Result<Tensor> {
     let (rows, columns) = (matrix.nrows(), matrix.ncols());

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 use faer::Mat;
-use lora::{Adapter, AdapterSet, Combination, LoraError, Result, kaiming_uniform};
+use lora::{Adapter, AdapterSet, Combination, Factors, LoraError, Result, kaiming_uniform};
 use rayon::prelude::*;
 use tensor::{Device, RandomKey, Tensor};
 
-use crate::dense::{from_tensor, product, qr, svd, to_tensor};
+use crate::dense::{from_tensor, from_tensors, product, qr, svd, to_tensor};
 use crate::evolution::{Evolution, ModuleEvolution};
 
 /// α and β of one module.
@@ -69,14 +69,17 @@ impl Fusion {
             false => adapter.clone(),
         };
         let parts: Vec<&Adapter> = adapter.adapters().collect();
-        let modules = parts.into_par_iter().map(|part| {
+        let factors: Vec<Factors<'_>> = parts.iter().filter_map(|part| adapter.factors(&part.module)).collect();
+        let a = from_tensors(&factors.iter().map(|factors| factors.a).collect::<Vec<_>>())?;
+        let b = from_tensors(&factors.iter().map(|factors| factors.b).collect::<Vec<_>>())?;
+        let modules = parts.into_par_iter().zip(a.into_par_iter().zip(b)).map(|(part, factors)| {
             let change = evolution.module(&part.module).ok_or_else(|| {
                 refused(format!(
                     "the base's evolution was not measured for `{}`, which the adapter adapts",
                     part.module
                 ))
             })?;
-            Ok((part.module.clone(), Prepared::new(&adapter, part, change)?))
+            Ok((part.module.clone(), Prepared::new(factors, part, change, adapter.device())?))
         });
         let modules = modules.collect::<Result<BTreeMap<_, _>>>()?;
         Ok(Fusion { adapter, modules })
@@ -114,10 +117,7 @@ impl Fusion {
 }
 
 impl Prepared {
-    fn new(set: &AdapterSet, adapter: &Adapter, change: &ModuleEvolution) -> Result<Self> {
-        let factors = set
-            .factors(&adapter.module)
-            .ok_or_else(|| refused(format!("the factors of `{}` are gone from the adapter set", adapter.module)))?;
+    fn new((a, b): (Mat<f64>, Mat<f64>), adapter: &Adapter, change: &ModuleEvolution, device: &Device) -> Result<Self> {
         let (left, right) = (&change.left, &change.right);
         let kept = left.shape()[1];
         if left.shape()[..] != [adapter.outputs, kept] || right.shape()[..] != [kept, adapter.inputs] {
@@ -131,21 +131,19 @@ impl Prepared {
                 adapter.outputs
             )));
         }
-        let scaling = f64::from(factors.scaling);
+        let scaling = f64::from(adapter.scaling);
         if scaling == 0.0 {
             return Err(refused(format!(
                 "the adapter of `{}` has the scaling 0, so that nothing can be put into it",
                 adapter.module
             )));
         }
-        let (a, b) = (from_tensor(factors.a)?, from_tensor(factors.b)?);
         let (p, q) = (from_tensor(left)?, from_tensor(right)?);
         let (rank, width) = (adapter.rank, adapter.rank + kept);
         let u =
             Mat::from_fn(adapter.outputs, width, |i, j| if j < rank { scaling * b[(i, j)] } else { p[(i, j - rank)] });
         let v = Mat::from_fn(adapter.inputs, width, |i, j| if j < rank { a[(j, i)] } else { q[(j - rank, i)] });
         let ((left_basis, left), (right_basis, right)) = (qr(u), qr(v));
-        let device = set.device();
         Ok(Prepared {
             left_basis: to_tensor(left_basis.as_ref(), device)?,
             right_basis: to_tensor(right_basis.transpose(), device)?,
@@ -190,22 +188,15 @@ const IDLE: f64 = 1e-6;
 /// The device's own errors.
 pub fn fill_idle_directions(adapter: &AdapterSet, seed: u64) -> Result<AdapterSet> {
     let mut filled = adapter.clone();
-    for part in adapter.adapters() {
+    for (part, sizes) in adapter.adapters().zip(direction_sizes(adapter)?) {
         let Some(factors) = adapter.factors(&part.module) else { continue };
-        let (mut a, mut b) = (factors.a.to_vec::<f32>()?, factors.b.to_vec::<f32>()?);
         let Adapter { rank, inputs, outputs, .. } = *part;
-        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        let sizes: Vec<f64> = (0..rank)
-            .map(|row| {
-                let of_a = norm(&mut a[row * inputs..(row + 1) * inputs].iter().copied());
-                of_a.max(norm(&mut b.iter().skip(row).step_by(rank).copied()))
-            })
-            .collect();
         let limit = IDLE * sizes.iter().copied().fold(0.0, f64::max);
         let idle: Vec<usize> = (0..rank).filter(|&row| sizes[row] <= limit).collect();
         if idle.is_empty() {
             continue;
         }
+        let (mut a, mut b) = (factors.a.to_vec::<f32>()?, factors.b.to_vec::<f32>()?);
         let host = Device::cpu();
         let fresh = kaiming_uniform(&host, rank, inputs, RandomKey::named(seed, &part.a, 0))?.to_vec::<f32>()?;
         for row in idle {
@@ -216,6 +207,28 @@ pub fn fill_idle_directions(adapter: &AdapterSet, seed: u64) -> Result<AdapterSe
         filled.set_factors(&part.module, a, Tensor::from_vec(&host, &[outputs, rank], b)?)?;
     }
     Ok(filled)
+}
+
+/// For every adapter, the larger of the norms of A's row and B's column of each direction. Read together.
+fn direction_sizes(adapter: &AdapterSet) -> Result<Vec<Vec<f64>>> {
+    let mut squares = Vec::new();
+    for part in adapter.adapters() {
+        let Some(factors) = adapter.factors(&part.module) else { continue };
+        squares.push(factors.a.square()?.sum(&[1], false)?);
+        squares.push(factors.b.square()?.sum(&[0], false)?);
+    }
+    if squares.is_empty() {
+        return Ok(Vec::new());
+    }
+    let squares = Tensor::concat(&squares.iter().collect::<Vec<_>>(), 0)?.to_vec::<f32>()?;
+    let mut rest = squares.as_slice();
+    let mut sizes = |part: &Adapter| {
+        let (of_a, others) = rest.split_at(part.rank);
+        let (of_b, others) = others.split_at(part.rank);
+        rest = others;
+        of_a.iter().zip(of_b).map(|(a, b)| f64::from(a.max(*b)).sqrt()).collect()
+    };
+    Ok(adapter.adapters().map(&mut sizes).collect())
 }
 
 fn refused(message: String) -> LoraError {

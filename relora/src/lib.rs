@@ -34,5 +34,7 @@ pub use groups::{GroupCoefficients, Grouping, Groups};
 pub use initialise::{CandidateReport, Gate, Start, StartOptions, StartOrigin, UNCHANGED, Verdict, gate, search_start};
 pub use objective::{Objective, SearchCost};
 pub use regulariser::AnchoredRegulariser;
-pub use schedule::{DataAmount, RegularisationSchedule, Relaxation, fine_tuning_rate, strong_regularisation};
+pub use schedule::{
+    DataAmount, RegularisationSchedule, Relaxation, TRUST_RADIUS, fine_tuning_rate, strong_regularisation,
+};
 pub use transfer::transfer;

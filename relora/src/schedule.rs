@@ -4,9 +4,14 @@ use std::f64::consts::PI;
 
 use autograd::{Decay, Schedule};
 use lora::{AdapterSet, LoraError, Result};
+use tensor::Tensor;
 
-/// 1/λ_hi as a share of the start's root mean square: how far a coordinate may go in the strong phase.
-const TRUST_RADIUS: f64 = 0.2;
+use crate::dense::{from_tensors, sum_of_squares};
+
+/// 1/λ_hi as a share of the start's root mean square, as the published method's simulation found it: how far a coordinate
+/// may go in the strong phase.
+pub const TRUST_RADIUS: f64 = 0.2;
+
 /// Share of a run that is warm-up, and the share of the peak rate that it ends with.
 const WARM_UP: f64 = 0.03;
 const FLOOR: f32 = 0.1;
@@ -132,19 +137,20 @@ impl RegularisationSchedule {
     }
 }
 
-/// λ_hi = 1/(0.2·rms(θ₀)), the root mean square being over all factors: with Adam's steps of about the learning rate η
-/// the pull balances them at a distance of 1/λ, so that this is a trust radius and knows no units.
+/// λ_hi = 1/(ρ·rms(θ₀)) for a trust radius ρ such as [`TRUST_RADIUS`], the root mean square being over all factors: with
+/// Adam's steps of about the learning rate η the pull balances them at a distance of 1/λ, so that ρ knows no units.
 ///
 /// # Errors
-/// [`LoraError::Setting`] for factors that are all zero, [`LoraError::NotFinite`], or the device's own errors.
-pub fn strong_regularisation(start: &AdapterSet) -> Result<f64> {
-    let (mut squares, mut count) = (0.0f64, 0usize);
-    for adapter in start.adapters() {
-        for factor in start.factors(&adapter.module).into_iter().flat_map(|factors| [factors.a, factors.b]) {
-            squares += factor.to_vec::<f32>()?.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
-            count += factor.elements();
-        }
+/// [`LoraError::Setting`] for a radius that is not positive or factors that are all zero, [`LoraError::NotFinite`], or the device's own errors.
+pub fn strong_regularisation(start: &AdapterSet, radius: f64) -> Result<f64> {
+    if !(radius.is_finite() && radius > 0.0) {
+        let message = format!("the trust radius must be positive, is {radius}");
+        return Err(LoraError::Setting { setting: "regularisation", message });
     }
+    let factors = start.adapters().filter_map(|adapter| start.factors(&adapter.module));
+    let factors: Vec<&Tensor> = factors.flat_map(|factors| [factors.a, factors.b]).collect();
+    let squares: f64 = from_tensors(&factors)?.iter().map(|factor| sum_of_squares(factor.as_ref())).sum();
+    let count: usize = factors.iter().map(|factor| factor.elements()).sum();
     let rms = (squares / count.max(1) as f64).sqrt();
     if !rms.is_finite() {
         let message = "the start of fine-tuning is not finite".into();
@@ -156,7 +162,7 @@ pub fn strong_regularisation(start: &AdapterSet) -> Result<f64> {
             message: "the start is zero in all factors and could not learn; fill its idle directions first".into(),
         });
     }
-    Ok(1.0 / (TRUST_RADIUS * rms))
+    Ok(1.0 / (radius * rms))
 }
 
 /// The learning rate of fine-tuning: 3 % warm-up, then half a cosine to 10 % of the peak.

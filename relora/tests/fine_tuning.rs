@@ -155,7 +155,7 @@ on_each_backend! {
 
     fn accumulation_transforms_and_resume_compose(device) {
         let (model, output) = (Bigram::new(device), tempfile::tempdir().unwrap());
-        let strength = strong_regularisation(&model.start()).unwrap();
+        let strength = strong_regularisation(&model.start(), 0.2).unwrap();
         let schedule = RegularisationSchedule::new(strength, 0.0, 2, 8, Relaxation::Cosine).unwrap();
         let with = |output: Option<&Path>, steps: u64| TrainingOptions {
             gradient_accumulation: 2,
@@ -211,12 +211,12 @@ fn the_strong_phase_is_a_fifth_of_the_start() {
     let start = model.start();
     let all = values(&start);
     let rms = (all.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / all.len() as f64).sqrt();
-    assert!((strong_regularisation(&start).unwrap() * 0.2 * rms - 1.0).abs() < 1e-12);
+    assert!((strong_regularisation(&start, 0.2).unwrap() * 0.2 * rms - 1.0).abs() < 1e-12);
     let filled = |value: f32| {
         let mut set = model.start();
         let full = |shape: &[usize]| Tensor::full(&Device::cpu(), shape, DType::F32, value).unwrap();
         set.set_factors("output", full(&[3, HIDDEN]), full(&[VOCABULARY, 3])).unwrap();
-        strong_regularisation(&set)
+        strong_regularisation(&set, 0.2)
     };
     assert!(filled(0.0).unwrap_err().to_string().contains("idle directions"));
     assert!(matches!(filled(f32::NAN), Err(LoraError::NotFinite { .. })));

@@ -20,8 +20,12 @@ use range_finder::LowRank;
 /// Ranks of the evolution for each rank of the adapter, as the published experiments' simulation recommends.
 pub const RANKS_PER_ADAPTER_RANK: usize = 4;
 
+/// Elements of a weight up to which its change is measured on the host, beside that of others: a product of this size is
+/// too little work for a device, and many of them wait for it many times.
+const SMALL: usize = 1 << 20;
+
 /// The weights of one version of a model.
-pub trait Weights {
+pub trait Weights: Sync {
     /// Paths of the modules that [`Weights::weight`] knows.
     fn names(&self) -> Vec<String>;
 
@@ -112,9 +116,9 @@ impl Evolution {
     /// The change of every weight that `adapter` adapts, each with k = `ranks_per_adapter_rank`·r, read from the cache
     /// where it is known and written to it as soon as it is.
     ///
-    /// Weights are read one after another. The products run on `device`; what comes out lies on the CPU. The numbers depend
-    /// on the seed, the module's path, k and the weights alone, so that adapters restored together get what each would
-    /// get alone.
+    /// Large weights are read one after another, and the products run on `device`; small ones are worked on by the host, one
+    /// by each thread. What comes out lies on the CPU. The numbers depend on the seed, the module's path, k and the weights
+    /// alone, so that adapters restored together get what each would get alone.
     ///
     /// # Errors
     /// [`LoraError::Setting`] naming the module for a weight that only one side has or whose shape differs (an embedding
@@ -128,8 +132,8 @@ impl Evolution {
         cache: Option<&EvolutionCache>,
         device: &Device,
     ) -> Result<Self> {
-        let mut modules = BTreeMap::new();
-        for adapter in adapter.adapters() {
+        let host = Device::cpu();
+        let module = |adapter: &Adapter, device: &Device| -> Result<(String, ModuleEvolution)> {
             let rank = (options.ranks_per_adapter_rank * adapter.rank).min(adapter.inputs).min(adapter.outputs);
             let known = cache.and_then(|cache| cache.load(adapter, rank, options.seed));
             let module = match known {
@@ -142,7 +146,14 @@ impl Evolution {
                     module
                 }
             };
-            modules.insert(adapter.module.clone(), module);
+            Ok((adapter.module.clone(), module))
+        };
+        let (small, large): (Vec<&Adapter>, Vec<&Adapter>) =
+            adapter.adapters().partition(|adapter| adapter.inputs * adapter.outputs <= SMALL);
+        let mut modules =
+            small.into_par_iter().map(|adapter| module(adapter, &host)).collect::<Result<BTreeMap<_, _>>>()?;
+        for adapter in large {
+            modules.extend([module(adapter, device)?]);
         }
         Ok(Evolution { modules })
     }

@@ -1,4 +1,4 @@
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lora::{LoraConfig, ModuleShape, Targets};
 use tensor::DType;
@@ -7,11 +7,11 @@ use tensor::testing::on_each_backend;
 use super::*;
 
 /// Weights by name, counting how often they are read.
-struct Matrices(BTreeMap<String, Tensor>, Cell<usize>);
+struct Matrices(BTreeMap<String, Tensor>, AtomicUsize);
 
 impl Matrices {
     fn new<'a>(weights: impl IntoIterator<Item = (&'a str, Tensor)>) -> Self {
-        Matrices(weights.into_iter().map(|(name, weight)| (name.to_string(), weight)).collect(), Cell::new(0))
+        Matrices(weights.into_iter().map(|(name, weight)| (name.to_string(), weight)).collect(), AtomicUsize::new(0))
     }
 }
 
@@ -21,7 +21,7 @@ impl Weights for Matrices {
     }
 
     fn weight(&self, module: &str) -> Result<Tensor> {
-        self.1.set(self.1.get() + 1);
+        self.1.fetch_add(1, Ordering::Relaxed);
         self.0.get(module).cloned().ok_or_else(|| refused(format!("`{module}` is not there")))
     }
 }
@@ -145,10 +145,10 @@ fn the_cache_gives_back_the_same_bits_and_reads_no_weights() {
     let cached = |old_fingerprint: &str, seed: u64| {
         let cache = EvolutionCache::new(directory.path(), old_fingerprint, "new");
         let options = EvolutionOptions { seed, ..EvolutionOptions::default() };
-        let before = old.1.get();
+        let before = old.1.load(Ordering::Relaxed);
         let evolution = Evolution::measure(&set, &old, &new, &options, Some(&cache), &Device::cpu()).unwrap();
         let module = evolution.module("a.q").unwrap().clone();
-        (module.left.to_vec::<f32>().unwrap(), module.statistics, old.1.get() - before)
+        (module.left.to_vec::<f32>().unwrap(), module.statistics, old.1.load(Ordering::Relaxed) - before)
     };
     let (left, statistics, reads) = cached("old", 0);
     assert_eq!(reads, 1);

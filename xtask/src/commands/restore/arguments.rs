@@ -92,10 +92,14 @@ pub struct Arguments {
     /// How gradients are changed in the last stage, as --method of `finetune`: lora, lora-plus, scaled, reflora, reflora-s.
     #[arg(long, default_value_t = reflora::Method::Lora)]
     pub gradient_method: reflora::Method,
-    /// How training is held to its start: cosine (strongly at first, then less and less, not at all at the end), data (in two
-    /// phases that follow from how much data there is beside the adapter's parameters), or none.
-    #[arg(long, value_enum, default_value_t = Regularisation::Cosine)]
+    /// How training is held to its start: data (strongly for a moment, then as much as the amount of data beside the adapter's
+    /// parameters asks for), cosine (strongly at first, then less and less, not at all at the end: delays readiness), or none.
+    #[arg(long, value_enum, default_value_t = Regularisation::Data)]
     pub regularisation: Regularisation,
+    /// How far the strong pull lets a coordinate go from the start, as a share of the factors' root mean square. At the 0.2 of
+    /// the method's simulation, steps that the task needs are held back.
+    #[arg(long, default_value_t = 1.0)]
+    pub trust_radius: f64,
     /// Ranks of the base's change for each rank of the adapter.
     #[arg(long, default_value_t = relora::RANKS_PER_ADAPTER_RANK, value_parser = positive)]
     pub evolution_ranks: usize,
@@ -165,6 +169,11 @@ impl Method {
     /// Whether the base's evolution is needed.
     pub fn fuses(self) -> bool {
         self.searches() || self == Method::Rebase
+    }
+
+    /// Whether the start is the old adapter itself.
+    pub fn keeps_the_old_adapter(self) -> bool {
+        matches!(self, Method::Reuse | Method::WarmStart)
     }
 
     /// Whether training follows.

@@ -12,8 +12,9 @@ mod search;
 mod training;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 
-use lora::{evaluate, write_whole};
+use lora::write_whole;
 use models::Side;
 use serde_json::{Value, json};
 
@@ -21,7 +22,9 @@ pub use arguments::Arguments;
 use arguments::Target;
 use bases::Bases;
 use jobs::Job;
+use objective::ValidationLosses;
 use restoration::{Restoration, finished, identity, under_way};
+use search::losses_until_clear;
 
 use crate::Common;
 use crate::data::Shape;
@@ -42,13 +45,15 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let mut results: Vec<Option<Outcome<Value>>> =
         jobs.iter().map(|job| check(arguments, common, &bases, job)).collect();
     let old_losses = losses_on_the_old_base(arguments, common, &mut bases, &jobs, &mut results, output)?;
-    // Jobs with the same head follow each other, so that each kind of model is loaded once.
+    // Jobs with the same head follow each other, so that each kind of model is loaded once; so do those with the same data.
     let mut order: Vec<usize> = (0..jobs.len()).filter(|&index| results[index].is_none()).collect();
-    order.sort_by_key(|&index| (outputs(&jobs[index]), index));
+    order.sort_by_key(|&index| (outputs(&jobs[index]), &jobs[index].data, &jobs[index].validation, index));
+    let mut at_hand = None;
     for index in order {
         let job = &jobs[index];
         output.say(format!("\n{} ({} of {})", job.name, index + 1, jobs.len()));
-        let result = restore(arguments, common, &mut bases, job, old_losses[index], output);
+        let old_base = old_losses[index].as_ref();
+        let result = restore(arguments, common, &mut bases, job, old_base, &mut at_hand, output);
         if let Err(Failure::Interrupted(message)) = result {
             return Err(Failure::Interrupted(message));
         }
@@ -93,7 +98,7 @@ fn losses_on_the_old_base(
     jobs: &[Job],
     results: &mut [Option<Outcome<Value>>],
     output: &Output,
-) -> Outcome<Vec<Option<f64>>> {
+) -> Outcome<Vec<Option<OldBase>>> {
     let mut losses = vec![None; jobs.len()];
     for (index, job) in jobs.iter().enumerate() {
         if results[index].is_some() || job.target != Target::Parity {
@@ -103,9 +108,9 @@ fn losses_on_the_old_base(
             return Err(Failure::Interrupted("interrupted before anything was done".into()));
         }
         match loss_on_the_old_base(arguments, common, bases, job) {
-            Ok(loss) => {
-                output.say(format!("{} on the old base: validation loss {loss:.4}", job.name));
-                losses[index] = Some(loss);
+            Ok(old) => {
+                output.say(format!("{} on the old base: validation loss {:.4}", job.name, old.mean));
+                losses[index] = Some(old);
             }
             Err(failure) => {
                 output.say(format!("{}: {failure}", job.name));
@@ -116,11 +121,21 @@ fn losses_on_the_old_base(
     Ok(losses)
 }
 
-fn loss_on_the_old_base(arguments: &Arguments, common: &Common, bases: &mut Bases<'_>, job: &Job) -> Outcome<f64> {
+/// The old adapter's losses on the old base.
+#[derive(Clone)]
+pub struct OldBase {
+    mean: f64,
+    losses: Vec<f64>,
+}
+
+fn loss_on_the_old_base(arguments: &Arguments, common: &Common, bases: &mut Bases<'_>, job: &Job) -> Outcome<OldBase> {
     let data = load(arguments, common, bases, job, Side::Old)?;
     let (adapter, _) = bases.adapter(Side::Old, &job.adapter)?;
-    let evaluation = evaluate(bases.loaded()?.model(), Some(&adapter), &*data.sources.validation);
-    Ok(evaluation.map_err(|error| Failure::input(format!("validation: {error}")))?.loss)
+    let wrong = |error: lora::LoraError| Failure::input(format!("validation: {error}"));
+    let mut validation =
+        ValidationLosses::new(bases.loaded()?, &*data.sources.validation, common.seed).map_err(wrong)?;
+    let losses = losses_until_clear(&mut validation, &adapter, Vec::new(), usize::MAX, None)?;
+    Ok(OldBase { mean: validation.mean(&losses), losses })
 }
 
 /// Loads the model of one side for a job, and the job's data in its tokens.
@@ -139,17 +154,35 @@ fn load(arguments: &Arguments, common: &Common, bases: &mut Bases<'_>, job: &Job
     request.batches(rows, &tokenizer, bases.loaded()?.positions())
 }
 
+/// Data in tokens of the new base, and the job that it was read for.
+struct AtHand {
+    job: Job,
+    data: Rc<TaskData>,
+}
+
+impl AtHand {
+    fn serves(&self, other: &Job) -> bool {
+        let reads = |job: &Job| (job.task, job.labels.clone(), job.data.clone(), job.validation.clone());
+        reads(&self.job) == reads(other)
+    }
+}
+
 fn restore(
     arguments: &Arguments,
     common: &Common,
     bases: &mut Bases<'_>,
     job: &Job,
-    old_base_loss: Option<f64>,
+    old_base: Option<&OldBase>,
+    at_hand: &mut Option<AtHand>,
     output: &Output,
 ) -> Outcome<Value> {
     let identity = identity(arguments, common, bases, job)?;
-    let data = load(arguments, common, bases, job, Side::New)?;
-    Restoration { arguments, common, output, bases, job, data, old_base_loss }.run(&identity)
+    let data = match at_hand.take().filter(|known| known.serves(job)) {
+        Some(known) => known.data,
+        None => Rc::new(load(arguments, common, bases, job, Side::New)?),
+    };
+    *at_hand = Some(AtHand { job: job.clone(), data: Rc::clone(&data) });
+    Restoration { arguments, common, output, bases, job, data, old_base }.run(&identity)
 }
 
 /// The table, the report of the whole run, and the exit code.

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use lora::{AdapterSet, BatchSource, Forward, HostBatch, IGNORED, LabelKind, LoraError};
+use lora::{AdapterSet, AdapterStack, BatchSource, Forward, HostBatch, IGNORED, LabelKind, LoraError};
 use models::Llama;
 use relora::Objective;
-use tensor::cross_entropy;
 
 use crate::classification::{self, Classifier};
 use crate::interrupt;
@@ -23,6 +22,8 @@ pub struct ValidationLosses<'a> {
     batch: usize,
     /// How many labels each example has.
     labels: Vec<usize>,
+    /// The old adapter's losses on the old base, where they are known.
+    reference: Option<Vec<f64>>,
 }
 
 impl<'a> ValidationLosses<'a> {
@@ -37,7 +38,14 @@ impl<'a> ValidationLosses<'a> {
         for &index in &order {
             labels.extend(labels_of(&source.batch(index)?));
         }
-        Ok(ValidationLosses { loaded, source, order, batch, labels })
+        Ok(ValidationLosses { loaded, source, order, batch, labels, reference: None })
+    }
+
+    /// With the losses of a model whose mean is what targets come from: what is measured is compared with them example by
+    /// example.
+    pub fn with_reference(self, reference: Option<&[f64]>) -> Self {
+        let reference = reference.filter(|losses| losses.len() == self.labels.len()).map(<[f64]>::to_vec);
+        ValidationLosses { reference, ..self }
     }
 
     /// Examples of a batch.
@@ -50,6 +58,22 @@ impl<'a> ValidationLosses<'a> {
         let sum: f64 = losses.iter().zip(&self.labels).map(|(loss, &count)| loss * count as f64).sum();
         sum / self.labels.iter().take(losses.len()).sum::<usize>().max(1) as f64
     }
+
+    /// Whether the mean over all examples may be as low as a target, after the losses of the first ones: whether it is
+    /// within two standard errors, those of the differences where there is a reference.
+    pub fn may_meet(&self, losses: &[f64], target: f64) -> bool {
+        let (known, values): (f64, Vec<f64>) = match &self.reference {
+            Some(reference) => {
+                (self.mean(reference), losses.iter().zip(reference).map(|(loss, other)| loss - other).collect())
+            }
+            None => (0.0, losses.to_vec()),
+        };
+        let mean = self.mean(&values);
+        let squares: f64 =
+            values.iter().zip(&self.labels).map(|(value, &count)| (count as f64 * (value - mean)).powi(2)).sum();
+        let labels = self.labels.iter().take(values.len()).sum::<usize>().max(1) as f64;
+        known + mean - 2.0 * squares.sqrt() / labels <= target
+    }
 }
 
 impl Objective for ValidationLosses<'_> {
@@ -57,7 +81,7 @@ impl Objective for ValidationLosses<'_> {
         self.labels.len()
     }
 
-    /// Batches that the range begins or ends in are computed whole. Once the user has interrupted, an error.
+    /// Once the user has interrupted, an error.
     fn losses(&mut self, candidates: &[AdapterSet], examples: Range<usize>) -> lora::Result<Vec<Vec<f64>>> {
         let end = examples.end.min(self.labels.len());
         let examples = examples.start.min(end)..end;
@@ -69,14 +93,18 @@ impl Objective for ValidationLosses<'_> {
             }
             let host = self.source.batch(self.order[position])?;
             let start = position * self.batch;
-            let wanted = examples.start.max(start) - start..examples.end.min(start + host.batch()) - start;
-            for (candidate, losses) in candidates.iter().zip(&mut losses) {
-                let of_batch = match self.loaded {
-                    Loaded::Language(model) => of_tokens(model, candidate, &host)?,
-                    Loaded::Masked(_) => return Err(LoraError::other("masked language models are not restored")),
-                    Loaded::Classifier { model, .. } => of_labels(&**model, candidate, &host)?,
-                };
-                losses.extend_from_slice(&of_batch[wanted.clone()]);
+            let host =
+                host.sequences(examples.start.max(start) - start..examples.end.min(start + host.batch()) - start);
+            let of_batch = match self.loaded {
+                Loaded::Language(model) => of_tokens(model, candidates, &host)?,
+                Loaded::Masked(_) => return Err(LoraError::other("masked language models are not restored")),
+                Loaded::Classifier { model, .. } => candidates
+                    .iter()
+                    .map(|candidate| of_labels(&**model, candidate, &host))
+                    .collect::<lora::Result<_>>()?,
+            };
+            for (of_batch, losses) in of_batch.iter().zip(&mut losses) {
+                losses.extend_from_slice(of_batch);
             }
         }
         Ok(losses)
@@ -95,21 +123,27 @@ fn labels_of(host: &HostBatch) -> Vec<usize> {
     }
 }
 
-/// The mean over each sequence's labels; 0 for a sequence without any.
-fn of_tokens(model: &Llama, adapters: &AdapterSet, host: &HostBatch) -> lora::Result<Vec<f64>> {
-    let batch = host.to_device(lora::Model::device(model))?;
-    batch.check_kind("a language model", &[LabelKind::Tokens])?;
-    batch.check_vocabulary(model.config().vocab_size)?;
-    let pass = Forward::evaluation(Some(adapters));
-    let logits = model.logits(&pass, &batch.ids, batch.key_mask.as_ref())?.into_tensor();
-    let (rows, vocabulary) = (host.batch() * host.sequence(), model.config().vocab_size);
-    let losses = cross_entropy(&logits.reshape(&[rows, vocabulary])?, &batch.labels.reshape(&[rows])?, IGNORED)?.losses;
-    let (losses, labels) = (losses.to_vec::<f32>()?, host.labels());
-    let mean = |(losses, labels): (&[f32], &[i32])| {
-        let count = labels.iter().filter(|&&label| label != IGNORED).count();
-        losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count.max(1) as f64
-    };
-    Ok(losses.chunks_exact(host.sequence()).zip(labels.chunks_exact(host.sequence())).map(mean).collect())
+/// Positions in one pass of several candidates: enough to keep a large device busy.
+const POSITIONS: usize = 1 << 15;
+
+/// For each candidate the mean over each sequence's labels. Candidates share passes of the base where they can.
+fn of_tokens(model: &Llama, candidates: &[AdapterSet], host: &HostBatch) -> lora::Result<Vec<Vec<f64>>> {
+    let together = (POSITIONS / (host.batch() * host.sequence()).max(1)).max(1);
+    let mut losses = Vec::with_capacity(candidates.len());
+    for candidates in candidates.chunks(together) {
+        match AdapterStack::of(candidates)?.filter(|_| candidates.len() > 1) {
+            Some(stack) => {
+                let all = model.sequence_losses(&Forward::stacked(&stack), &host.repeated(stack.sets()))?;
+                losses.extend(all.chunks_exact(host.batch()).map(<[f64]>::to_vec));
+            }
+            None => {
+                for candidate in candidates {
+                    losses.push(model.sequence_losses(&Forward::evaluation(Some(candidate)), host)?);
+                }
+            }
+        }
+    }
+    Ok(losses)
 }
 
 /// The cross-entropy of each sequence's class, or the squared error of its score.

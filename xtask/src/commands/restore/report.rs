@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lora::AdapterSet;
 use models::{ModelUpdate, Side};
+use rayon::prelude::*;
 use relora::{Evolution, ModuleEvolution};
 use serde_json::{Value, json};
 
@@ -33,6 +34,8 @@ pub struct Report {
     /// Steps of training done.
     pub steps: u64,
     pub stages: Stages,
+    /// Validation examples that the old adapter was measured on before anything else.
+    pub gate_examples: usize,
     /// Candidates times validation examples that the search looked at.
     pub search_examples: usize,
     /// The search in detail.
@@ -54,6 +57,8 @@ pub struct Stages {
     pub evolution: Duration,
     pub search: Duration,
     pub training: Duration,
+    /// After the adapter was there: losses on the examples that nobody had to wait for, and the table of the base's change.
+    pub judging: Duration,
 }
 
 impl Stages {
@@ -61,7 +66,7 @@ impl Stages {
         let seconds = |duration: Duration| duration.as_secs_f64();
         json!({
             "gate": seconds(self.gate), "evolution": seconds(self.evolution), "search": seconds(self.search),
-            "training": seconds(self.training),
+            "training": seconds(self.training), "judging": seconds(self.judging),
         })
     }
 
@@ -73,6 +78,7 @@ impl Stages {
             evolution: duration("evolution"),
             search: duration("search"),
             training: duration("training"),
+            judging: duration("judging"),
         }
     }
 
@@ -98,7 +104,7 @@ impl Report {
             "target": self.target, "ready_step": self.ready.map(|ready| ready.step),
             "ready_seconds": self.ready.map(|ready| ready.seconds), "alpha": self.alpha, "beta": self.beta,
             "relative_size": self.relative_size, "result": self.result, "steps": self.steps,
-            "seconds": self.stages.json(), "search_examples": self.search_examples, "search": self.search,
+            "seconds": self.stages.json(), "gate_examples": self.gate_examples, "search_examples": self.search_examples, "search": self.search,
             "training": self.training, "remarks": self.remarks, "metrics": self.metrics, "evolution": self.evolution,
         })
     }
@@ -150,10 +156,10 @@ const MOST_ROWS: usize = 48;
 
 /// Each adapted weight's change, as a table and as JSON.
 pub fn evolution(evolution: &Evolution, adapter: &AdapterSet) -> Outcome<(String, Value)> {
-    let mut rows = Vec::new();
-    for (module, change) in evolution.modules() {
-        rows.push((module.to_string(), numbers(module, change, adapter)?));
-    }
+    let modules: Vec<(&str, &ModuleEvolution)> = evolution.modules().collect();
+    let rows =
+        modules.into_par_iter().map(|(module, change)| Ok((module.to_string(), numbers(module, change, adapter)?)));
+    let rows = rows.collect::<Outcome<Vec<_>>>()?;
     let json: serde_json::Map<String, Value> = rows
         .iter()
         .map(|(module, numbers)| {

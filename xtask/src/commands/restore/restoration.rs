@@ -3,22 +3,24 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
-use lora::{AdapterOrigin, AdapterSet, Base, Regulariser, Unchanged, WEIGHTS_FILE, evaluate, write_whole};
+use lora::{AdapterOrigin, AdapterSet, Base, Best, Regulariser, Unchanged, WEIGHTS_FILE, write_whole};
 use models::Side;
 use relora::{
-    AnchoredRegulariser, DataAmount, Evolution, EvolutionCache, EvolutionOptions, Fusion, RegularisationSchedule,
-    UNCHANGED, fill_idle_directions, strong_regularisation,
+    AnchoredRegulariser, DataAmount, Evolution, EvolutionCache, EvolutionOptions, Fusion, Objective,
+    RegularisationSchedule, UNCHANGED, fill_idle_directions, strong_regularisation,
 };
 use serde_json::{Value, json};
 
+use super::OldBase;
 use super::arguments::{Arguments, Method, Regularisation, Target};
 use super::bases::{Bases, SideWeights};
 use super::jobs::Job;
 use super::objective::ValidationLosses;
 use super::report::{self, Report, Stages};
-use super::search::{self, Found};
+use super::search::{self, Found, losses_until_clear};
 use super::training::{Ready, Training, WORK};
 use crate::Common;
 use crate::failure::{Failure, Outcome};
@@ -40,14 +42,17 @@ pub struct Restoration<'a> {
     pub output: &'a Output,
     pub bases: &'a Bases<'a>,
     pub job: &'a Job,
-    pub data: TaskData,
-    /// The loss of the old adapter on the old base, where it was measured.
-    pub old_base_loss: Option<f64>,
+    pub data: Rc<TaskData>,
+    /// The old adapter on the old base, where that was measured.
+    pub old_base: Option<&'a OldBase>,
 }
 
 /// What training starts from.
 struct Start {
     adapters: AdapterSet,
+    /// Its losses on the first validation examples, as far as they are known; the same of the old adapter.
+    losses: Vec<f64>,
+    reuse_losses: Vec<f64>,
     report: Report,
 }
 
@@ -58,7 +63,7 @@ pub fn identity(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: 
     let mut hash = DefaultHasher::new();
     bytes.hash(&mut hash);
     let settings = format!(
-        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         job.task,
         job.labels,
         job.data,
@@ -67,7 +72,8 @@ pub fn identity(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: 
         arguments.dtype,
         arguments.gradient_method,
         arguments.search,
-        arguments.regularisation
+        arguments.regularisation,
+        arguments.trust_radius
     );
     Ok(json!({
         "old": bases.old_fingerprint, "new": bases.new_fingerprint, "adapter": format!("{:016x}", hash.finish()),
@@ -113,13 +119,13 @@ impl Restoration<'_> {
         if !self.arguments.resume {
             self.clean(&[START_FILE, REPORT_FILE])?;
         }
-        let Start { adapters, mut report } = match self.resumed_start(identity, loaded)? {
+        let mut start = match self.resumed_start(identity, loaded)? {
             Some(start) => start,
             None => self.start(&old, loaded, target, &origin, identity)?,
         };
-        report.remarks = report::carried_over(&old, &self.bases.update);
-        report.remarks.extend(self.bases.check_origin(&self.job.adapter)?);
-        let result = self.train(adapters, old, &mut report, target, &origin, loaded)?;
+        start.report.remarks = report::carried_over(&old, &self.bases.update);
+        start.report.remarks.extend(self.bases.check_origin(&self.job.adapter)?);
+        let (result, mut report) = self.train(start, old, target, &origin, loaded)?;
         result.save(&self.job.out, &origin).map_err(lora_failure)?;
         report.metrics = self.data.judge.score(loaded, Some(&result), self.output)?;
         let report = report.json();
@@ -132,7 +138,7 @@ impl Restoration<'_> {
         match self.job.target {
             Target::None => None,
             Target::Loss(loss) => Some(loss),
-            Target::Parity => self.old_base_loss.map(|loss| loss + self.arguments.tolerance * loss.abs()),
+            Target::Parity => self.old_base.map(|old| old.mean + self.arguments.tolerance * old.mean.abs()),
         }
     }
 
@@ -188,17 +194,12 @@ impl Restoration<'_> {
             beta: number("beta"),
             relative_size: number("relative_size"),
             stages: Stages::from_json(&known["seconds"]),
+            gate_examples: known["gate_examples"].as_u64().unwrap_or(0) as usize,
             search_examples: known["search_examples"].as_u64().unwrap_or(0) as usize,
             search: known["search"].clone(),
-            evolution: known["evolution"].clone(),
             ..Report::default()
         };
-        Ok(Some(Start { adapters, report }))
-    }
-
-    fn loss(&self, adapters: &AdapterSet, loaded: &Loaded) -> Outcome<f64> {
-        let evaluation = evaluate(loaded.model(), Some(adapters), &*self.data.sources.validation);
-        Ok(evaluation.map_err(|error| Failure::input(format!("validation: {error}")))?.loss)
+        Ok(Some(Start { adapters, losses: Vec::new(), reuse_losses: Vec::new(), report }))
     }
 
     /// Gate and search: everything before training.
@@ -214,19 +215,31 @@ impl Restoration<'_> {
         let clock = Instant::now();
         let mut report = Report {
             method: method.name(),
-            old_base_loss: self.old_base_loss,
+            old_base_loss: self.old_base.map(|old| old.mean),
             target,
             search: Value::Null,
             ..Report::default()
         };
-        let mut losses = ValidationLosses::new(loaded, &*self.data.sources.validation, self.common.seed)
-            .map_err(|error| Failure::input(format!("validation: {error}")))?;
-        let known = search::known_losses(&mut losses, old)?;
-        let reuse = losses.mean(&known);
-        report.reuse_loss = Some(reuse);
+        let mut losses = self.validation(loaded)?;
+        let known = match method {
+            // It asks nothing of the old adapter.
+            Method::Retrain => Vec::new(),
+            _ => {
+                let least = self.arguments.search.search_examples;
+                let known = losses_until_clear(&mut losses, old, Vec::new(), least, target)?;
+                let reuse = losses.mean(&known);
+                report.reuse_loss = Some(reuse);
+                self.output.say(format!(
+                    "the old adapter on the new base: validation loss {reuse:.4} on {} of {} examples",
+                    known.len(),
+                    losses.examples()
+                ));
+                known
+            }
+        };
+        report.gate_examples = known.len();
         report.stages.gate = clock.elapsed();
-        self.output.say(format!("the old adapter on the new base: validation loss {reuse:.4}"));
-        if method != Method::Retrain && target.is_some_and(|target| reuse <= target) {
+        if target.zip(report.reuse_loss).is_some_and(|(target, loss)| loss <= target) {
             report.ready = Some(Ready { step: 0, seconds: clock.elapsed().as_secs_f64() });
             self.output.say("it meets the target as it is");
         }
@@ -235,23 +248,29 @@ impl Restoration<'_> {
             Method::Retrain => {
                 let (config, base) = (old.config().clone(), Base::of(loaded.model()));
                 let fresh = AdapterSet::new(config, base, loaded.model().device(), self.common.seed);
-                Some(fresh.map_err(lora_failure)?)
+                Some((fresh.map_err(lora_failure)?, Vec::new()))
             }
             _ if method.fuses() && !enough => self.fused(old, &mut losses, &known, &mut report)?,
             _ => None,
         };
-        report.start_loss = Some(match &other {
-            Some(other) => self.loss(other, loaded)?,
-            None => reuse,
-        });
-        if let (Some(loss), true) = (report.start_loss, other.is_some()) {
+        let fused = other.is_some() && method.fuses();
+        let (adapters, start_losses) = match other {
+            Some((fresh, _)) if !fused => (fresh, Vec::new()),
+            Some((fused, seen)) => {
+                let seen =
+                    losses_until_clear(&mut losses, &fused, seen, self.arguments.search.search_examples, target)?;
+                (fused, seen)
+            }
+            None => (old.clone(), known.clone()),
+        };
+        report.start_loss = (!start_losses.is_empty()).then(|| losses.mean(&start_losses));
+        if let (Some(loss), true) = (report.start_loss, fused) {
             let coefficients = match (report.alpha, report.beta) {
                 (Some(alpha), Some(beta)) => format!(" at alpha {alpha:.3}, beta {beta:.3}"),
                 _ => String::new(),
             };
             self.output.say(format!("start{coefficients}: validation loss {loss:.4}"));
         }
-        let adapters = other.unwrap_or_else(|| old.clone());
         let met = target.zip(report.start_loss).is_some_and(|(target, loss)| loss <= target);
         if met && report.ready.is_none() {
             report.ready = Some(Ready { step: 0, seconds: clock.elapsed().as_secs_f64() });
@@ -260,7 +279,13 @@ impl Restoration<'_> {
         report.stages.search += clock.elapsed().saturating_sub(spent);
         adapters.save(&self.path(START), origin).map_err(lora_failure)?;
         self.write(START_FILE, identity, &report.json())?;
-        Ok(Start { adapters, report })
+        Ok(Start { adapters, losses: start_losses, reuse_losses: known, report })
+    }
+
+    fn validation<'l>(&'l self, loaded: &'l Loaded) -> Outcome<ValidationLosses<'l>> {
+        let validation = ValidationLosses::new(loaded, &*self.data.sources.validation, self.common.seed)
+            .map_err(|error| Failure::input(format!("validation: {error}")))?;
+        Ok(validation.with_reference(self.old_base.map(|old| old.losses.as_slice())))
     }
 
     /// The base's evolution, and the start that comes of it; none where the old adapter stays.
@@ -270,14 +295,12 @@ impl Restoration<'_> {
         losses: &mut ValidationLosses<'_>,
         reuse: &[f64],
         report: &mut Report,
-    ) -> Outcome<Option<AdapterSet>> {
+    ) -> Outcome<Option<(AdapterSet, Vec<f64>)>> {
         let clock = Instant::now();
         let evolution = self.evolution(old)?;
         report.stages.evolution = clock.elapsed();
         report.relative_size = Some(evolution.relative_size());
-        let (text, numbers) = report::evolution(&evolution, old)?;
-        report.evolution = numbers;
-        self.output.say(format!("how the base changed (‖E‖/‖W‖ = {:.2e}):\n{text}", evolution.relative_size()));
+        self.output.say(format!("the adapted weights changed by ‖E‖/‖W‖ = {:.2e}", evolution.relative_size()));
         if evolution.relative_size() < UNCHANGED && self.arguments.method.searches() {
             self.output.say("the adapted weights did not change; the old adapter stays");
             return Ok(None);
@@ -287,20 +310,20 @@ impl Restoration<'_> {
         let (alpha, beta, fused) = match self.arguments.method.searches() {
             false => (Some(1.0), Some(-1.0), None),
             true => {
-                let Found { alpha, beta, adapters, forward_passes, details } =
+                let Found { alpha, beta, adapters, losses, forward_passes, details } =
                     search::search(&self.arguments.search, self.common.seed, old, losses, &fusion, reuse)?;
                 report.search_examples = forward_passes;
                 report.search = details;
-                (alpha, beta, Some(adapters))
+                (alpha, beta, Some((adapters, losses)))
             }
         };
-        let fused = match fused {
+        let (fused, losses) = match fused {
             Some(fused) => fused,
-            None => fusion.at(1.0, -1.0).map_err(lora_failure)?,
+            None => (fusion.at(1.0, -1.0).map_err(lora_failure)?, Vec::new()),
         };
         report.stages.search = clock.elapsed();
         (report.alpha, report.beta) = (alpha, beta);
-        Ok(Some(fill_idle_directions(&fused, self.common.seed).map_err(lora_failure)?))
+        Ok(Some((fill_idle_directions(&fused, self.common.seed).map_err(lora_failure)?, losses)))
     }
 
     fn evolution(&self, old: &AdapterSet) -> Outcome<Evolution> {
@@ -317,20 +340,17 @@ impl Restoration<'_> {
     /// Training, where the method has it and something is left to do; returns the best adapter of all.
     fn train(
         &self,
-        start: AdapterSet,
+        start: Start,
         old: AdapterSet,
-        report: &mut Report,
         target: Option<f64>,
         origin: &AdapterOrigin,
         loaded: &Loaded,
-    ) -> Outcome<AdapterSet> {
+    ) -> Outcome<(AdapterSet, Report)> {
+        let Start { adapters: start, losses, reuse_losses, mut report } = start;
         let spent = report.stages.total();
         let clock = Instant::now().checked_sub(spent).unwrap_or_else(Instant::now);
         let enough = report.ready.is_some() && self.arguments.stop_at_target;
-        let mut results = vec![("start".to_string(), report.start_loss, start.clone())];
-        if self.arguments.method != Method::Retrain {
-            results.push(("old adapter".to_string(), report.reuse_loss, old));
-        }
+        let mut best = None;
         if self.arguments.method.trains() && self.arguments.steps > 0 && !enough {
             let training = Training {
                 arguments: self.arguments,
@@ -350,19 +370,49 @@ impl Restoration<'_> {
             report.steps = trained.steps;
             report.training = json!(trained.method.iter().cloned().collect::<std::collections::BTreeMap<_, _>>());
             report.ready = report.ready.or(ready);
-            if let Some(best) = trained.best {
-                results.push((format!("step {}", best.step), Some(best.loss), best.adapters));
-            }
-        } else if report.stages.training == Duration::ZERO {
-            report.training = Value::Null;
+            best = trained.best;
         }
+        let start = Start { adapters: start, losses, reuse_losses, report };
+        self.judge(start, old, best, loaded)
+    }
+
+    /// Completes what was only estimated while somebody waited for the adapter, and takes the best one.
+    fn judge(
+        &self,
+        start: Start,
+        old: AdapterSet,
+        best: Option<Best>,
+        loaded: &Loaded,
+    ) -> Outcome<(AdapterSet, Report)> {
+        let Start { adapters: start, losses, reuse_losses, mut report } = start;
+        let method = self.arguments.method;
+        let mut validation = self.validation(loaded)?;
+        let clock = Instant::now();
+        let mut complete = |adapters: &AdapterSet, known: Vec<f64>| -> Outcome<f64> {
+            let losses = losses_until_clear(&mut validation, adapters, known, usize::MAX, None)?;
+            Ok(validation.mean(&losses))
+        };
+        report.start_loss = Some(complete(&start, losses)?);
+        let is_start = method.keeps_the_old_adapter();
+        report.reuse_loss = if is_start { report.start_loss } else { Some(complete(&old, reuse_losses)?) };
+        if report.relative_size.is_some() {
+            let (text, numbers) = report::evolution(&self.evolution(&old)?, &old)?;
+            report.evolution = numbers;
+            self.output.say(format!("how the base changed:\n{text}"));
+        }
+        report.stages.judging = clock.elapsed();
+        let mut results = vec![("start".to_string(), report.start_loss, start)];
+        if method != Method::Retrain {
+            results.push(("old adapter".to_string(), report.reuse_loss, old));
+        }
+        results.extend(best.map(|best| (format!("step {}", best.step), Some(best.loss), best.adapters)));
         let of = |loss: &Option<f64>| loss.filter(|loss| loss.is_finite()).unwrap_or(f64::INFINITY);
         // The first of equals: the earlier, the less was changed.
         let best = results.into_iter().reduce(|best, next| if of(&next.1) < of(&best.1) { next } else { best });
-        let Some((result, loss, adapters)) = best else { return Ok(start) };
+        let (result, loss, adapters) = best.ok_or_else(|| Failure::input("there is no result"))?;
         self.output.say(format!("result: {result}, validation loss {:.4}", loss.unwrap_or(f64::NAN)));
         (report.result, report.final_loss) = (result, loss);
-        Ok(adapters)
+        Ok((adapters, report))
     }
 
     /// What holds training to its start.
@@ -371,7 +421,7 @@ impl Restoration<'_> {
         if self.arguments.method != Method::Relora || self.arguments.regularisation == Regularisation::None {
             return Ok(Box::new(Unchanged));
         }
-        let high = strong_regularisation(start).map_err(lora_failure)?;
+        let high = strong_regularisation(start, self.arguments.trust_radius).map_err(lora_failure)?;
         let schedule = match self.arguments.regularisation {
             Regularisation::Cosine => RegularisationSchedule::untuned(high, steps),
             Regularisation::Data => {

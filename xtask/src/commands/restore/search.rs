@@ -16,16 +16,37 @@ pub struct Found {
     pub alpha: Option<f64>,
     pub beta: Option<f64>,
     pub adapters: AdapterSet,
+    /// Their losses on the examples that they were chosen on, from the first on.
+    pub losses: Vec<f64>,
     /// Candidates times examples that were looked at.
     pub forward_passes: usize,
     pub details: Value,
 }
 
-/// The old adapter's loss on every validation example.
-pub fn known_losses(losses: &mut ValidationLosses<'_>, old: &AdapterSet) -> Outcome<Vec<f64>> {
-    let examples = losses.examples();
-    let mut known = losses.losses(std::slice::from_ref(old), 0..examples).map_err(failure)?;
-    known.pop().ok_or_else(|| Failure::input("validation: there are no examples"))
+/// An adapter's losses on validation examples: those `known` and further ones, at least `least` in all, and more until it is
+/// clear that the mean does not meet the target, or all are known.
+pub fn losses_until_clear(
+    losses: &mut ValidationLosses<'_>,
+    adapter: &AdapterSet,
+    mut known: Vec<f64>,
+    least: usize,
+    target: Option<f64>,
+) -> Outcome<Vec<f64>> {
+    let all = losses.examples();
+    let mut end = least.min(all);
+    loop {
+        if known.len() < end {
+            let more = losses.losses(std::slice::from_ref(adapter), known.len()..end).map_err(failure)?;
+            known.extend(more.into_iter().flatten());
+        }
+        if known.is_empty() {
+            return Err(Failure::input("validation: there are no examples"));
+        }
+        if known.len() >= all || !target.is_some_and(|target| losses.may_meet(&known, target)) {
+            return Ok(known);
+        }
+        end = (2 * known.len()).min(all);
+    }
 }
 
 /// Searches for the coefficients of the old adapter and of the base's evolution.
@@ -58,6 +79,7 @@ pub fn search(
         beta: number(|shared| shared.beta),
         forward_passes: start.cost.forward_passes as usize,
         details: details(&start, losses.batch()),
+        losses: start.losses,
         adapters: start.adapters,
     })
 }

@@ -14,7 +14,7 @@ use reflora::MethodOptions;
 use serde_json::json;
 
 use super::super::finetune::Progress;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, Method};
 use crate::Common;
 use crate::data::Sources;
 use crate::failure::{Failure, Outcome};
@@ -72,7 +72,11 @@ impl Training<'_> {
             ..TrainingOptions::new(Length::Steps(steps), self.arguments.learning_rates())
         };
         options.validate().map_err(lora_failure)?;
-        let transform = self.arguments.gradient_method.transform(&MethodOptions::default()).map_err(lora_failure)?;
+        let usual = MethodOptions::default();
+        // A fresh adapter has to warm up; in all others both factors are there from the beginning.
+        let warmup_steps = if self.arguments.method == Method::Retrain { usual.warmup_steps } else { 0 };
+        let options_of_method = MethodOptions { warmup_steps, ..usual };
+        let transform = self.arguments.gradient_method.transform(&options_of_method).map_err(lora_failure)?;
         let optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
         let trainer = Trainer::new(self.model, start, optimizer, options).map_err(lora_failure)?;
         let mut trainer = trainer.with_transform(transform).with_regulariser(regulariser);
