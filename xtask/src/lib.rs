@@ -25,6 +25,7 @@ mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use tensor::{Device, DeviceRequest};
@@ -64,8 +65,14 @@ fn parse_device(text: &str) -> Result<DeviceRequest, String> {
 }
 
 impl Common {
-    /// Opens the device and says which one it is.
+    /// Opens the device and says which one it is. Commands that one process runs share it, and the kernels it has built.
     pub fn open_device(&self, output: &Output) -> Outcome<Device> {
+        static OPENED: Mutex<Vec<(DeviceRequest, Device)>> = Mutex::new(Vec::new());
+        // The list is only ever added to, so a panic elsewhere cannot leave it half-made.
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, device)) = opened.iter().find(|(request, _)| *request == self.device) {
+            return Ok(device.clone());
+        }
         let device = Device::open(&self.device).map_err(|error| {
             Failure::input(format!("--device {}: {error}. `cargo xtask devices` describes them.", self.device))
         })?;
@@ -73,6 +80,7 @@ impl Common {
             Some(adapter) => output.say(format!("device: {} ({}, {})", adapter.name, adapter.backend, adapter.driver)),
             None => output.say(format!("device: cpu ({} threads)", rayon::current_num_threads())),
         }
+        opened.push((self.device.clone(), device.clone()));
         Ok(device)
     }
 }

@@ -1,46 +1,71 @@
 //! What people and machines read: text on standard error when `--json` is given, else on standard output; the JSON
 //! object as the last line of standard output.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
+
+use serde_json::Value;
 
 use crate::failure::Failure;
 
 /// Where a command's words go.
 pub struct Output {
-    json: bool,
+    reader: Reader,
+}
+
+enum Reader {
+    Person,
+    Machine,
+    /// A command that runs this one: nothing is printed, the object is kept.
+    Command(RefCell<Option<Value>>),
 }
 
 impl Output {
     /// With `json`, text goes to standard error and [`Output::result`] prints its object.
     pub fn new(json: bool) -> Self {
-        Output { json }
+        Output { reader: if json { Reader::Machine } else { Reader::Person } }
+    }
+
+    /// For a command that runs another: text goes nowhere, the object to [`Output::take_result`].
+    pub fn captured() -> Self {
+        Output { reader: Reader::Command(RefCell::new(None)) }
+    }
+
+    /// The object of a captured command.
+    pub fn take_result(&self) -> Option<Value> {
+        match &self.reader {
+            Reader::Command(result) => result.take(),
+            Reader::Person | Reader::Machine => None,
+        }
     }
 
     /// One line for people.
     pub fn say(&self, line: impl AsRef<str>) {
         // A reader that went away (a closed pipe) is no reason to stop working.
-        let _ = if self.json {
-            writeln!(std::io::stderr(), "{}", line.as_ref())
-        } else {
-            writeln!(std::io::stdout(), "{}", line.as_ref())
+        let _ = match self.reader {
+            Reader::Machine => writeln!(std::io::stderr(), "{}", line.as_ref()),
+            Reader::Person => writeln!(std::io::stdout(), "{}", line.as_ref()),
+            Reader::Command(_) => Ok(()),
         };
     }
 
     /// Text for people without a line end, shown at once; for streamed generation.
     pub fn stream(&self, text: &str) {
         // As in `say`.
-        let _ = if self.json {
-            write!(std::io::stderr(), "{text}").and_then(|()| std::io::stderr().flush())
-        } else {
-            write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush())
+        let _ = match self.reader {
+            Reader::Machine => write!(std::io::stderr(), "{text}").and_then(|()| std::io::stderr().flush()),
+            Reader::Person => write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()),
+            Reader::Command(_) => Ok(()),
         };
     }
 
     /// The object for machines; printed only with `--json`.
-    pub fn result(&self, object: &serde_json::Value) {
-        if self.json {
+    pub fn result(&self, object: &Value) {
+        match &self.reader {
             // As in `say`.
-            let _ = writeln!(std::io::stdout(), "{object}");
+            Reader::Machine => drop(writeln!(std::io::stdout(), "{object}")),
+            Reader::Command(result) => drop(result.replace(Some(object.clone()))),
+            Reader::Person => {}
         }
     }
 
@@ -51,9 +76,9 @@ impl Output {
         self.result(&serde_json::json!({ "error": failure.to_string() }));
     }
 
-    /// True when progress bars make sense: standard error is a terminal.
+    /// True when progress bars make sense: someone reads, and standard error is a terminal.
     pub fn is_interactive(&self) -> bool {
-        std::io::stderr().is_terminal()
+        !matches!(self.reader, Reader::Command(_)) && std::io::stderr().is_terminal()
     }
 }
 

@@ -37,7 +37,7 @@
 //! base of a million weights learns, in minutes on a CPU, to repeat what it read in a paragraph, without which there would be
 //! little for an adapter to build on. Nothing here was chosen by the outcome of a method.
 
-mod base;
+pub mod base;
 mod documents;
 mod edition;
 mod facts;

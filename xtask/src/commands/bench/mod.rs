@@ -4,6 +4,8 @@ mod about;
 mod figures;
 mod kernels;
 mod reflora;
+mod relora;
+mod statistics;
 mod step;
 mod subject;
 mod timing;
@@ -35,6 +37,8 @@ pub struct Arguments {
     step: step::Options,
     #[command(flatten)]
     reflora: reflora::Options,
+    #[command(flatten)]
+    relora: relora::Options,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +49,8 @@ enum Suite {
     Step,
     /// RefLoRA: the paper's toy problem, consistency, overhead, convergence.
     Reflora,
+    /// ReLoRA: how soon adapters are ready again after their base was updated.
+    Relora,
 }
 
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
@@ -64,6 +70,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
         let (name, value) = match suite {
             Suite::Kernels => ("kernels", kernels::run(&device, arguments.quick, output)?),
             Suite::Step => ("step", step::run(&arguments.step, arguments.quick, &device, common.seed, output)?),
+            Suite::Relora => ("relora", relora::run(&arguments.relora, arguments.quick, &device, common, output)?),
             Suite::Reflora => ("reflora", reflora::run(&arguments.reflora, arguments.quick, &device, common, output)?),
         };
         results.insert(name.into(), value.clone());

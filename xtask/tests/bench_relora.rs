@@ -1,0 +1,75 @@
+//! `bench relora` as its users run it, on bases of their own.
+
+mod common;
+
+use std::fs;
+
+use common::{World, assert_refused, result, run, text};
+
+#[test]
+fn every_method_is_timed_once_and_kept() {
+    let world = World::new();
+    let update = world.path("updated");
+    let made = world.finetune("cpu", "updated", &["--full"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let path = |path: std::path::PathBuf| path.to_str().unwrap().to_string();
+    let (base, update) = (path(world.model()), format!("told={}", path(update)));
+    let (task, work) = (format!("mats={0},{0}", path(world.text())), path(world.path("work")));
+    let words = [
+        "bench",
+        "relora",
+        "--device",
+        "cpu",
+        "--json",
+        "--old-model",
+        &base,
+        "--update",
+        &update,
+        "--adapter-task",
+        &task,
+        "--work",
+        &work,
+        "--restore-seeds",
+        "1",
+        "--adapter-steps",
+        "6",
+        "--restore-steps",
+        "4",
+        "--restore-batch",
+        "2",
+        "--restore-seq",
+        "32",
+        "--restore-eval-every",
+        "2",
+        "--retrain-rates",
+        "1e-2",
+        "--restore-rates",
+        "1e-3,1e-2",
+    ];
+    let output = run(&words);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report = &result(&output)["relora"]["readiness"];
+    let runs = report["runs"].as_array().unwrap();
+    // Retraining once; warm start, rebase and the full method at two rates each; its two variants at the chosen one.
+    assert_eq!(runs.len(), 9);
+    for run in runs {
+        assert!(run["old_loss"].as_f64().unwrap() > 0.0);
+        assert_eq!(run["curve"].as_array().unwrap().len(), if run["method"] == "retrain" { 3 } else { 2 });
+    }
+    let rows = report["summary"]["tables"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    assert!(text(&output.stderr).contains("how many times sooner"));
+
+    let kept = fs::read_to_string(world.path("work/runs.jsonl")).unwrap();
+    let again = run(&words);
+    assert_eq!(result(&again)["relora"]["readiness"]["summary"], report["summary"], "nothing is done twice");
+    assert_eq!(fs::read_to_string(world.path("work/runs.jsonl")).unwrap(), kept);
+}
+
+#[test]
+fn a_lineage_has_to_be_whole() {
+    let words = ["bench", "relora", "--device", "cpu", "--old-model", "here"];
+    assert_refused(&run(&words), &["--old-model", "--update", "--adapter-task"]);
+    let words = [&words[..], &["--update", "nameless"]].concat();
+    assert_refused(&run(&words), &["--update nameless", "a name"]);
+}
