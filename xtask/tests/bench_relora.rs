@@ -15,37 +15,12 @@ fn every_method_is_timed_once_and_kept() {
     let path = |path: std::path::PathBuf| path.to_str().unwrap().to_string();
     let (base, update) = (path(world.model()), format!("told={}", path(update)));
     let (task, work) = (format!("mats={0},{0}", path(world.text())), path(world.path("work")));
-    let words = [
-        "bench",
-        "relora",
-        "--device",
-        "cpu",
-        "--json",
-        "--old-model",
-        &base,
-        "--update",
-        &update,
-        "--adapter-task",
-        &task,
-        "--work",
-        &work,
-        "--restore-seeds",
-        "1",
-        "--adapter-steps",
-        "6",
-        "--restore-steps",
-        "4",
-        "--restore-batch",
-        "2",
-        "--restore-seq",
-        "32",
-        "--restore-eval-every",
-        "2",
-        "--retrain-rates",
-        "1e-2",
-        "--restore-rates",
-        "1e-3,1e-2",
-    ];
+    let out = path(world.path("report"));
+    let sizes = "--restore-seeds 1 --adapter-steps 6 --restore-steps 4 --restore-batch 2 --restore-seq 32 \
+        --restore-eval-every 2 --retrain-rates 1e-2 --restore-rates 1e-3,1e-2";
+    let mut words = vec!["bench", "relora", "--device", "cpu", "--json", "--out", &out, "--work", &work];
+    words.extend(["--old-model", &base, "--update", &update, "--adapter-task", &task]);
+    words.extend(sizes.split_whitespace());
     let output = run(&words);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report = &result(&output)["relora"]["readiness"];
@@ -59,6 +34,12 @@ fn every_method_is_timed_once_and_kept() {
     let rows = report["summary"]["tables"][0]["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 6);
     assert!(text(&output.stderr).contains("how many times sooner"));
+
+    let section = fs::read_to_string(world.path("report/results.json")).unwrap();
+    let section = &serde_json::from_str::<serde_json::Value>(&section).unwrap()["sections"][0];
+    assert_eq!(section["findings"].as_array().unwrap().len(), 2);
+    assert_eq!(section["figures"].as_array().unwrap().len(), 3, "two targets and the curves of one update and task");
+    assert!(fs::read_to_string(world.path("report/report.html")).unwrap().contains("told, mats"));
 
     let kept = fs::read_to_string(world.path("work/runs.jsonl")).unwrap();
     let again = run(&words);

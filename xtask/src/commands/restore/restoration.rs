@@ -221,28 +221,8 @@ impl Restoration<'_> {
             ..Report::default()
         };
         let mut losses = self.validation(loaded)?;
-        let known = match method {
-            // It asks nothing of the old adapter.
-            Method::Retrain => Vec::new(),
-            _ => {
-                let least = self.arguments.search.search_examples;
-                let known = losses_until_clear(&mut losses, old, Vec::new(), least, target)?;
-                let reuse = losses.mean(&known);
-                report.reuse_loss = Some(reuse);
-                self.output.say(format!(
-                    "the old adapter on the new base: validation loss {reuse:.4} on {} of {} examples",
-                    known.len(),
-                    losses.examples()
-                ));
-                known
-            }
-        };
-        report.gate_examples = known.len();
-        report.stages.gate = clock.elapsed();
-        if target.zip(report.reuse_loss).is_some_and(|(target, loss)| loss <= target) {
-            report.ready = Some(Ready { step: 0, seconds: clock.elapsed().as_secs_f64() });
-            self.output.say("it meets the target as it is");
-        }
+        // Retraining asks nothing of the old adapter.
+        let known = if method == Method::Retrain { Vec::new() } else { self.gate(old, &mut losses, &mut report)? };
         let enough = report.ready.is_some() && self.arguments.stop_at_target;
         let other = match method {
             Method::Retrain => {
@@ -280,6 +260,25 @@ impl Restoration<'_> {
         adapters.save(&self.path(START), origin).map_err(lora_failure)?;
         self.write(START_FILE, identity, &report.json())?;
         Ok(Start { adapters, losses: start_losses, reuse_losses: known, report })
+    }
+
+    /// The old adapter's losses, as many as it takes to know whether it meets the target.
+    fn gate(&self, old: &AdapterSet, losses: &mut ValidationLosses<'_>, report: &mut Report) -> Outcome<Vec<f64>> {
+        let clock = Instant::now();
+        let known = losses_until_clear(losses, old, Vec::new(), self.arguments.search.search_examples, report.target)?;
+        let reuse = losses.mean(&known);
+        self.output.say(format!(
+            "the old adapter on the new base: validation loss {reuse:.4} on {} of {} examples",
+            known.len(),
+            losses.examples()
+        ));
+        (report.reuse_loss, report.gate_examples) = (Some(reuse), known.len());
+        report.stages.gate = clock.elapsed();
+        if report.target.is_some_and(|target| reuse <= target) {
+            report.ready = Some(Ready { step: 0, seconds: clock.elapsed().as_secs_f64() });
+            self.output.say("it meets the target as it is");
+        }
+        Ok(known)
     }
 
     fn validation<'l>(&'l self, loaded: &'l Loaded) -> Outcome<ValidationLosses<'l>> {

@@ -2,6 +2,7 @@
 
 mod kernels;
 mod reflora;
+mod relora;
 mod step;
 
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ pub fn section(suite: &str, raw: Value) -> Outcome<Section> {
         "kernels" => kernels::section(&raw)?,
         "step" => step::section(&raw)?,
         "reflora" => reflora::section(&raw)?,
+        "relora" => relora::section(&raw)?,
         _ => Section { title: suite.into(), ..Section::default() },
     };
     Ok(Section { name: suite.into(), raw, ..section })

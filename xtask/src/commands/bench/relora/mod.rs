@@ -16,6 +16,10 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use tensor::Device;
 
+pub use readiness::{Before, points};
+pub use runs::{METHODS, Run};
+pub use summary::cells;
+
 use crate::Common;
 use crate::commands::finetune::positive;
 use crate::failure::Outcome;

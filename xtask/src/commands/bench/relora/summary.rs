@@ -15,7 +15,20 @@ use crate::output::{Output, table};
 const NEAR_READY: f64 = 0.02;
 
 /// The runs of one update and task, by method.
-type Cell<'a> = BTreeMap<&'a str, Vec<&'a Run>>;
+pub type Cell<'a> = BTreeMap<&'a str, Vec<&'a Run>>;
+
+/// The runs at chosen rates, by update and task: rates that were tried on the first seed only are no result.
+pub fn cells(runs: &[Run]) -> BTreeMap<(&str, &str), Cell<'_>> {
+    let mut cells: BTreeMap<(&str, &str), Cell<'_>> = BTreeMap::new();
+    for run in runs {
+        let cell = cells.entry((&run.update, &run.task)).or_default();
+        cell.entry(&run.method).or_default().push(run);
+    }
+    for runs in cells.values_mut().flat_map(BTreeMap::values_mut) {
+        keep_chosen_rate(runs);
+    }
+    cells
+}
 
 /// One of the two targets: its name, and the loss that it asks of a run.
 struct Target<'a> {
@@ -25,15 +38,7 @@ struct Target<'a> {
 
 /// Prints a table for each update and task and the comparison over all of them; gives the same as an object.
 pub fn report(runs: &[Run], options: &Options, output: &Output) -> Value {
-    let mut cells: BTreeMap<(&str, &str), Cell<'_>> = BTreeMap::new();
-    for run in runs {
-        let cell = cells.entry((&run.update, &run.task)).or_default();
-        cell.entry(&run.method).or_default().push(run);
-    }
-    // Rates that were tried on the first seed only are no result.
-    for runs in cells.values_mut().flat_map(BTreeMap::values_mut) {
-        keep_chosen_rate(runs);
-    }
+    let cells = cells(runs);
     let mut comparisons: BTreeMap<&str, Comparison> = BTreeMap::new();
     let mut tables = Vec::new();
     for ((update, task), cell) in &cells {
