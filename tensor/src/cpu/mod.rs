@@ -99,11 +99,15 @@ impl Cpu {
     /// Takes back a vector that no tensor uses any more.
     pub fn recycle(&self, buffer: CpuBuffer) {
         let bytes = buffer.bytes();
-        if bytes < POOLED_FROM_BYTES || self.counters.pooled_bytes.load(Relaxed) + bytes > POOL_LIMIT_BYTES {
+        if bytes < POOLED_FROM_BYTES {
+            return;
+        }
+        let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Counted under the lock, so that the count is that of what is there, also when another thread empties the pool.
+        if self.counters.pooled_bytes.load(Relaxed) + bytes > POOL_LIMIT_BYTES {
             return;
         }
         self.counters.pooled_bytes.fetch_add(bytes, Relaxed);
-        let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         free.entry((buffer.dtype(), buffer.len())).or_default().push(buffer);
     }
 
@@ -151,5 +155,24 @@ impl Drop for CpuStorage {
             cpu().counters.freed(buffer.bytes());
             cpu().recycle(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::dtype::DType;
+    use crate::{Device, Tensor};
+
+    #[test]
+    fn the_pool_may_be_emptied_while_others_use_it() {
+        let device = Device::cpu();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..3000).for_each(|_| drop(Tensor::zeros(&device, &[1 << 11], DType::F32))));
+            }
+            (0..3000).for_each(|_| device.trim_pool().unwrap());
+        });
+        // A count that fell below what is there has wrapped around.
+        assert!(super::cpu().counters.pooled_bytes.load(std::sync::atomic::Ordering::Relaxed) < 1 << 40);
     }
 }

@@ -113,5 +113,5 @@ fn every_configuration_file_is_read() {
     let files = std::fs::read_dir(configs()).expect("the directory").map(|entry| entry.expect("an entry").path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
     let read: Vec<Arguments> = files.map(|file| parsed(&file)).collect();
-    assert_eq!(read.len(), 12);
+    assert_eq!(read.len(), 13);
 }
