@@ -119,12 +119,13 @@ pub struct Arguments {
 /// How the start is searched for.
 #[derive(clap::Args, Clone, Debug)]
 pub struct SearchArguments {
-    /// Validation examples that candidates are compared on.
-    #[arg(long, default_value_t = 128, value_parser = positive)]
-    pub search_examples: usize,
-    /// Validation examples that the best candidates are compared on again.
-    #[arg(long, default_value_t = 512, value_parser = positive)]
-    pub score_examples: usize,
+    /// Validation examples that candidates are compared on; default: four batches, between 32 and 128, so that a candidate
+    /// costs about a step of training.
+    #[arg(long, value_parser = positive)]
+    pub search_examples: Option<usize>,
+    /// Validation examples that the best candidates are compared on again; default: four times as many.
+    #[arg(long, value_parser = positive)]
+    pub score_examples: Option<usize>,
     /// Candidates that are spread evenly, after the old adapter, no adapter and the old merged model.
     #[arg(long, default_value_t = 5)]
     pub search_points: usize,
@@ -220,6 +221,12 @@ impl FromStr for Target {
 }
 
 impl Arguments {
+    /// Validation examples of the search, and of the last comparison.
+    pub fn examples(&self) -> (usize, usize) {
+        let search = self.search.search_examples.unwrap_or((4 * self.batch).clamp(32, 128));
+        (search, self.search.score_examples.unwrap_or(4 * search).max(search))
+    }
+
     /// The learning rate of the last stage: warm-up, then half a cosine to a tenth.
     pub fn learning_rates(&self) -> Schedule {
         let usual = relora::fine_tuning_rate(self.lr, self.steps);

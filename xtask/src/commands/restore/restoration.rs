@@ -237,8 +237,7 @@ impl Restoration<'_> {
         let (adapters, start_losses) = match other {
             Some((fresh, _)) if !fused => (fresh, Vec::new()),
             Some((fused, seen)) => {
-                let seen =
-                    losses_until_clear(&mut losses, &fused, seen, self.arguments.search.search_examples, target)?;
+                let seen = losses_until_clear(&mut losses, &fused, seen, self.arguments.examples().0, target)?;
                 (fused, seen)
             }
             None => (old.clone(), known.clone()),
@@ -265,7 +264,7 @@ impl Restoration<'_> {
     /// The old adapter's losses, as many as it takes to know whether it meets the target.
     fn gate(&self, old: &AdapterSet, losses: &mut ValidationLosses<'_>, report: &mut Report) -> Outcome<Vec<f64>> {
         let clock = Instant::now();
-        let known = losses_until_clear(losses, old, Vec::new(), self.arguments.search.search_examples, report.target)?;
+        let known = losses_until_clear(losses, old, Vec::new(), self.arguments.examples().0, report.target)?;
         let reuse = losses.mean(&known);
         self.output.say(format!(
             "the old adapter on the new base: validation loss {reuse:.4} on {} of {} examples",
@@ -310,7 +309,7 @@ impl Restoration<'_> {
             false => (Some(1.0), Some(-1.0), None),
             true => {
                 let Found { alpha, beta, adapters, losses, forward_passes, details } =
-                    search::search(&self.arguments.search, self.common.seed, old, losses, &fusion, reuse)?;
+                    search::search(self.arguments, self.common.seed, old, losses, &fusion, reuse)?;
                 report.search_examples = forward_passes;
                 report.search = details;
                 (alpha, beta, Some((adapters, losses)))

@@ -4,7 +4,7 @@ use lora::AdapterSet;
 use relora::{Coefficients, Fusion, Groups, Objective, Start, StartOptions, search_start};
 use serde_json::{Value, json};
 
-use super::arguments::SearchArguments;
+use super::arguments::Arguments;
 use super::objective::ValidationLosses;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
@@ -51,22 +51,23 @@ pub fn losses_until_clear(
 
 /// Searches for the coefficients of the old adapter and of the base's evolution.
 pub fn search(
-    arguments: &SearchArguments,
+    arguments: &Arguments,
     seed: u64,
     old: &AdapterSet,
     losses: &mut ValidationLosses<'_>,
     fusion: &Fusion,
     reuse: &[f64],
 ) -> Outcome<Found> {
+    let (search_examples, score_examples) = arguments.examples();
     let options = StartOptions {
         seed,
-        sobol_points: arguments.search_points,
-        steps: arguments.search_steps,
-        search_examples: arguments.search_examples,
-        score_examples: arguments.score_examples.max(arguments.search_examples),
+        sobol_points: arguments.search.search_points,
+        steps: arguments.search.search_steps,
+        search_examples,
+        score_examples,
         ..StartOptions::default()
     };
-    let groups = Groups::of(old, arguments.groups);
+    let groups = Groups::of(old, arguments.search.groups);
     let make = |coefficients: &relora::GroupCoefficients| fusion.with(|module| coefficients.of(module));
     let start = search_start(losses, &groups, reuse, &options, make).map_err(failure)?;
     let shared =
