@@ -8,7 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor as householder_qr;
 use faer::linalg::svd::{self, ComputeSvdVectors};
 use faer::{Accum, Auto, Conj, Mat, MatRef, Par, Spec};
-use lora::{LoraError, Result};
+use lora::{AdapterSet, Factors, LoraError, Result};
 use tensor::{Device, Tensor};
 
 /// Runs `work` with the workspace that faer asks for.
@@ -85,6 +85,18 @@ pub fn from_tensor(tensor: &Tensor) -> Result<Mat<f64>> {
     let (rows, columns) = (tensor.shape()[0], tensor.shape()[1]);
     let values = tensor.to_vec::<f32>()?;
     Ok(Mat::from_fn(rows, columns, |i, j| f64::from(values[i * columns + j])))
+}
+
+/// The factors of every adapter, in the adapters' order.
+///
+/// # Errors
+/// [`LoraError::Setting`] naming a module whose factors are gone from the set.
+pub fn all_factors(adapters: &AdapterSet) -> Result<Vec<Factors<'_>>> {
+    let of_module = |module: &str| {
+        let message = || format!("the factors of `{module}` are gone from the adapter set");
+        adapters.factors(module).ok_or_else(|| LoraError::Setting { setting: "adapters", message: message() })
+    };
+    adapters.adapters().map(|adapter| of_module(&adapter.module)).collect()
 }
 
 /// Tensors of one device in f64. Read together: each reading waits for the device.

@@ -9,7 +9,7 @@ use lora::{Adapter, AdapterSet, Combination, Factors, LoraError, Result, kaiming
 use rayon::prelude::*;
 use tensor::{Device, RandomKey, Tensor};
 
-use crate::dense::{from_tensor, from_tensors, product, qr, svd, to_tensor};
+use crate::dense::{all_factors, from_tensor, from_tensors, product, qr, svd, to_tensor};
 use crate::evolution::{Evolution, ModuleEvolution};
 
 /// α and β of one module.
@@ -69,7 +69,7 @@ impl Fusion {
             false => adapter.clone(),
         };
         let parts: Vec<&Adapter> = adapter.adapters().collect();
-        let factors: Vec<Factors<'_>> = parts.iter().filter_map(|part| adapter.factors(&part.module)).collect();
+        let factors = all_factors(&adapter)?;
         let a = from_tensors(&factors.iter().map(|factors| factors.a).collect::<Vec<_>>())?;
         let b = from_tensors(&factors.iter().map(|factors| factors.b).collect::<Vec<_>>())?;
         let modules = parts.into_par_iter().zip(a.into_par_iter().zip(b)).map(|(part, factors)| {
@@ -188,8 +188,8 @@ const IDLE: f64 = 1e-6;
 /// The device's own errors.
 pub fn fill_idle_directions(adapter: &AdapterSet, seed: u64) -> Result<AdapterSet> {
     let mut filled = adapter.clone();
-    for (part, sizes) in adapter.adapters().zip(direction_sizes(adapter)?) {
-        let Some(factors) = adapter.factors(&part.module) else { continue };
+    let factors = all_factors(adapter)?;
+    for ((part, factors), sizes) in adapter.adapters().zip(&factors).zip(direction_sizes(&factors)?) {
         let Adapter { rank, inputs, outputs, .. } = *part;
         let limit = IDLE * sizes.iter().copied().fold(0.0, f64::max);
         let idle: Vec<usize> = (0..rank).filter(|&row| sizes[row] <= limit).collect();
@@ -210,10 +210,9 @@ pub fn fill_idle_directions(adapter: &AdapterSet, seed: u64) -> Result<AdapterSe
 }
 
 /// For every adapter, the larger of the norms of A's row and B's column of each direction. Read together.
-fn direction_sizes(adapter: &AdapterSet) -> Result<Vec<Vec<f64>>> {
-    let mut squares = Vec::new();
-    for part in adapter.adapters() {
-        let Some(factors) = adapter.factors(&part.module) else { continue };
+fn direction_sizes(factors: &[Factors<'_>]) -> Result<Vec<Vec<f64>>> {
+    let mut squares = Vec::with_capacity(2 * factors.len());
+    for factors in factors {
         squares.push(factors.a.square()?.sum(&[1], false)?);
         squares.push(factors.b.square()?.sum(&[0], false)?);
     }
@@ -222,13 +221,14 @@ fn direction_sizes(adapter: &AdapterSet) -> Result<Vec<Vec<f64>>> {
     }
     let squares = Tensor::concat(&squares.iter().collect::<Vec<_>>(), 0)?.to_vec::<f32>()?;
     let mut rest = squares.as_slice();
-    let mut sizes = |part: &Adapter| {
-        let (of_a, others) = rest.split_at(part.rank);
-        let (of_b, others) = others.split_at(part.rank);
+    let mut sizes = |factors: &Factors<'_>| {
+        let rank = factors.a.shape()[0];
+        let (of_a, others) = rest.split_at(rank);
+        let (of_b, others) = others.split_at(rank);
         rest = others;
         of_a.iter().zip(of_b).map(|(a, b)| f64::from(a.max(*b)).sqrt()).collect()
     };
-    Ok(adapter.adapters().map(&mut sizes).collect())
+    Ok(factors.iter().map(&mut sizes).collect())
 }
 
 fn refused(message: String) -> LoraError {

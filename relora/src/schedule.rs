@@ -6,7 +6,7 @@ use autograd::{Decay, Schedule};
 use lora::{AdapterSet, LoraError, Result};
 use tensor::Tensor;
 
-use crate::dense::{from_tensors, sum_of_squares};
+use crate::dense::{all_factors, from_tensors, sum_of_squares};
 
 /// 1/λ_hi as a share of the start's root mean square, as the published method's simulation found it: how far a coordinate
 /// may go in the strong phase.
@@ -141,14 +141,14 @@ impl RegularisationSchedule {
 /// Adam's steps of about the learning rate η the pull balances them at a distance of 1/λ, so that ρ knows no units.
 ///
 /// # Errors
-/// [`LoraError::Setting`] for a radius that is not positive or factors that are all zero, [`LoraError::NotFinite`], or the device's own errors.
+/// [`LoraError::Setting`] for a radius that is not positive or factors that are all zero, [`LoraError::NotFinite`], or the
+/// device's own errors.
 pub fn strong_regularisation(start: &AdapterSet, radius: f64) -> Result<f64> {
     if !(radius.is_finite() && radius > 0.0) {
         let message = format!("the trust radius must be positive, is {radius}");
         return Err(LoraError::Setting { setting: "regularisation", message });
     }
-    let factors = start.adapters().filter_map(|adapter| start.factors(&adapter.module));
-    let factors: Vec<&Tensor> = factors.flat_map(|factors| [factors.a, factors.b]).collect();
+    let factors: Vec<&Tensor> = all_factors(start)?.iter().flat_map(|factors| [factors.a, factors.b]).collect();
     let squares: f64 = from_tensors(&factors)?.iter().map(|factor| sum_of_squares(factor.as_ref())).sum();
     let count: usize = factors.iter().map(|factor| factor.elements()).sum();
     let rms = (squares / count.max(1) as f64).sqrt();

@@ -145,8 +145,9 @@ fn dropping_saves_most_of_the_cost_and_changes_little() {
             }
         }
         assert!(2 * passes[0] < passes[1], "noise {noise}: {passes:?}");
-        // Differences of half a percent are worth no look of their own, and noise of the loss's size hides larger ones.
-        assert!(excess[0] < excess[1] + 0.02, "noise {noise}: {excess:?}");
+        // Noise of the loss's size hides differences that first looks at 8 examples do not see.
+        let allowed = if noise > 0.5 { 0.02 } else { 0.01 };
+        assert!(excess[0] < excess[1] + allowed, "noise {noise}: {excess:?}");
     }
 }
 

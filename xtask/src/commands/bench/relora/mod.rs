@@ -51,7 +51,7 @@ pub struct Options {
     /// Suite relora, the embedded world: training rows of each task.
     #[arg(long, default_value_t = 2_000)]
     world_rows: usize,
-    /// Suite relora, the embedded world: steps of the base's pretraining, on 1,024 tokens each.
+    /// Suite relora, the embedded world: steps of the base's pretraining, on 512 tokens each.
     #[arg(long, default_value_t = 400)]
     world_steps: u64,
     /// Suite relora: where adapters and finished runs are kept; what is there is not done again.

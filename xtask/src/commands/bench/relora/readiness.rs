@@ -8,7 +8,7 @@ use super::runs::{Point, RETRAIN, Run, WARM_START};
 pub const TOLERANCE: f64 = 0.01;
 
 /// What it took.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Readiness {
     /// Training steps and, converted to them, everything before: a forward pass is a third of a step's share for one
     /// sequence.
@@ -22,12 +22,6 @@ pub struct Before {
     pub gate: Readiness,
     pub evolution: Readiness,
     pub search: Readiness,
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Readiness { steps: 0.0, seconds: 0.0 }
-    }
 }
 
 impl Readiness {
