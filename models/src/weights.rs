@@ -107,6 +107,8 @@ impl<'a> CheckpointWeights<'a> {
             return Err(ModelError::Range { path: path(), tensor: stored_name.into(), value });
         }
         let uploaded = Tensor::from_bytes(self.device, stored_type, shape, &bytes)?;
+        drop(bytes);
+        checkpoint.release(stored_name);
         // The conversions that exist go to or from f32; the other half type takes two steps.
         let through_f32 = stored_type.is_half() && wanted.is_half() && stored_type != wanted;
         let uploaded = if through_f32 { uploaded.cast(DType::F32)? } else { uploaded };
@@ -174,13 +176,21 @@ pub(crate) fn float_type(dtype: Dtype) -> Option<DType> {
 
 /// The first finite value in `bytes` that f16 would turn into infinity.
 fn beyond_f16(dtype: DType, bytes: &[u8]) -> Option<f32> {
-    let limit = f16::MAX.to_f32();
-    let mut values: Box<dyn Iterator<Item = f32>> = match dtype {
-        DType::F32 => Box::new(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-        DType::Bf16 => Box::new(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
-        _ => return None,
-    };
-    values.find(|value| value.is_finite() && value.abs() > limit)
+    match dtype {
+        DType::F32 => first_beyond_f16(bytes, |element| f32::from_le_bytes(*element)),
+        DType::Bf16 => first_beyond_f16(bytes, |element| bf16::from_le_bytes(*element).to_f32()),
+        _ => None,
+    }
+}
+
+fn first_beyond_f16<const SIZE: usize>(bytes: &[u8], read: impl Fn(&[u8; SIZE]) -> f32) -> Option<f32> {
+    /// Elements asked about at once: without a way out among them, vector instructions answer.
+    const PIECE: usize = 4096;
+    let beyond = |value: f32| value.is_finite() && value.abs() > f16::MAX.to_f32();
+    let (elements, _) = bytes.as_chunks::<SIZE>();
+    let mut pieces = elements.chunks(PIECE);
+    let piece = pieces.find(|piece| piece.iter().fold(false, |found, element| found | beyond(read(element))))?;
+    piece.iter().map(read).find(|value| beyond(*value))
 }
 
 /// Random weights: matrices N(0, deviation²), norms one, biases zero. A tensor's values depend on the seed and its
@@ -214,5 +224,29 @@ impl WeightSource for RandomWeights<'_> {
 
     fn tied(&mut self, embedding: &str, _: &str, shape: &[usize]) -> Result<Tensor> {
         self.matrix(embedding, shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_that_f16_cannot_hold_is_found_wherever_it_is() {
+        for position in [0, 1, 4095, 4096, 9000] {
+            let mut values = vec![f16::MAX.to_f32(); 9001];
+            // Infinities stay infinities in f16: they are no loss.
+            values[5] = f32::INFINITY;
+            let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+            assert_eq!(beyond_f16(DType::F32, &bytes(&values)), None);
+            values[position] = -65_536.0;
+            assert_eq!(beyond_f16(DType::F32, &bytes(&values)), Some(-65_536.0));
+            // The largest f16 rounds up to 65,536 in bf16; half of it does not.
+            let half = |value: &f32| bf16::from_f32(value / 2.0).to_le_bytes();
+            let mut bytes: Vec<u8> = values.iter().flat_map(half).collect();
+            assert_eq!(beyond_f16(DType::Bf16, &bytes), None);
+            bytes[2 * position..][..2].copy_from_slice(&bf16::from_f32(1e30).to_le_bytes());
+            assert_eq!(beyond_f16(DType::Bf16, &bytes), Some(bf16::from_f32(1e30).to_f32()));
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 /// Compiles a kernel of this crate. With `checks` off, indices are not bounded by the shader itself: every kernel
@@ -37,6 +37,31 @@ impl MappedFile {
         // SAFETY: the map is read-only and only ever read as plain bytes, for which every content is valid; see the
         // duty above about truncation.
         Ok(MappedFile(unsafe { memmap2::Mmap::map(&file)? }))
+    }
+
+    /// Says that all bytes of `range` are about to be read, so that the system fetches them ahead. Only ever a hint: a
+    /// range outside the file, a refusal and a system without such hints change nothing.
+    pub fn will_need(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(bytes) = self.0.get(range.clone()).filter(|bytes| !bytes.is_empty()) {
+            let _ = self.0.advise_range(memmap2::Advice::WillNeed, range.start, bytes.len());
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Says that nothing of `range` will be read soon, so that it no longer counts as this process's memory; reading it
+    /// again fetches it again. A hint as [`will_need`](Self::will_need) is.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(bytes) = self.0.get(range.clone()).filter(|bytes| !bytes.is_empty()) {
+            // SAFETY: this advice may lose what was written through a private map; this map is of a file and never
+            // written, so that every byte reads the same afterwards.
+            let _ =
+                unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, bytes.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

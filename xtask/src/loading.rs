@@ -2,6 +2,7 @@
 //! (exit code 2), except what the device refuses.
 
 use std::path::Path;
+use std::time::Instant;
 
 use lora::{AdapterOrigin, AdapterSet, Base, LoraError, Model};
 use models::{
@@ -108,6 +109,7 @@ pub fn language_model(directory: &Path, device: &Device, weights: Weights, outpu
             directory.display()
         )));
     }
+    let started = Instant::now();
     let model = match (weights, config) {
         (Weights::Random { seed }, ModelConfig::Llama(config)) => Llama::random(config, seed, device, WeightType::F32),
         (Weights::Random { .. }, _) => {
@@ -116,12 +118,14 @@ pub fn language_model(directory: &Path, device: &Device, weights: Weights, outpu
         (Weights::Stored(weight_type), _) => Llama::from_directory(directory, device, weight_type),
     };
     let model = model.map_err(model_failure)?;
+    device.synchronize()?;
     let config = model.config();
     output.say(format!(
-        "model: LLaMA, {:.1} M parameters, {} layers, {} in memory",
+        "model: LLaMA, {:.1} M parameters, {} layers, {} in memory after {:.1} s",
         config.parameters() as f64 / 1e6,
         config.num_hidden_layers,
-        bytes(device.counters().bytes_in_use)
+        bytes(device.counters().bytes_in_use),
+        started.elapsed().as_secs_f64()
     ));
     Ok(model)
 }

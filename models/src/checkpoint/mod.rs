@@ -145,6 +145,15 @@ impl Checkpoint {
         Some(file.bytes(file.tensors.get(name)?))
     }
 
+    /// Lets go of the memory behind [`bytes`](Self::bytes), so that reading a checkpoint of any size tensor by tensor
+    /// takes the memory of its largest tensor. The bytes can be read again.
+    pub fn release(&self, name: &str) {
+        if let Some(&file) = self.names.get(name) {
+            let file = &self.files[file];
+            file.map.release(file.tensors[name].bytes.clone());
+        }
+    }
+
     /// The file that holds a tensor.
     pub fn file_of(&self, name: &str) -> Option<&Path> {
         Some(&self.files[*self.names.get(name)?].path)

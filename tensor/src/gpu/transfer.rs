@@ -10,6 +10,10 @@ use crate::error::{Result, TensorError};
 /// Bytes moved at once, so that staging memory stays small beside large tensors.
 const PIECE: usize = 64 << 20;
 
+/// Pieces from this length on are sent at once, and what was sent before is freed: else the staging memory of a
+/// checkpoint's many tensors would add up.
+const SENT_AT_ONCE: usize = 1 << 20;
+
 impl Gpu {
     /// New memory holding `bytes`.
     pub fn upload(self: &Arc<Self>, operation: &'static str, bytes: &[u8]) -> Result<GpuStorage> {
@@ -34,7 +38,7 @@ impl Gpu {
                 word[..piece.len() - whole].copy_from_slice(&piece[whole..]);
                 self.queue.write_buffer(&buffer.raw, offset + whole as u64, &word);
             }
-            if piece.len() == PIECE {
+            if piece.len() >= SENT_AT_ONCE {
                 self.queue.submit([]);
                 let _ = self.device.poll(wgpu::PollType::Poll);
             }
