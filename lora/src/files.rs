@@ -15,12 +15,29 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
     write_whole_with(path, |file| file.write_all(contents).map_err(|error| LoraError::file(path, error)))
 }
 
+/// As [`write_whole`], without waiting for the disk: after a power cut the file may hold anything. For caches that know
+/// damage when they read it, and can be made again.
+///
+/// # Errors
+/// As [`write_whole`].
+pub fn write_replaceable(path: &Path, contents: &[u8]) -> Result<()> {
+    replace(path, false, |file| file.write_all(contents).map_err(|error| LoraError::file(path, error)))
+}
+
 /// As [`write_whole`], for contents that are never in memory whole: `write` puts them into the file.
 ///
 /// # Errors
 /// [`LoraError::File`], or what `write` returns.
 pub fn write_whole_with<E: From<LoraError>>(
     path: &Path,
+    write: impl FnOnce(&mut File) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    replace(path, true, write)
+}
+
+fn replace<E: From<LoraError>>(
+    path: &Path,
+    durable: bool,
     write: impl FnOnce(&mut File) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let name = path.file_name().ok_or_else(|| LoraError::format(path, "is not the name of a file"))?;
@@ -37,9 +54,11 @@ pub fn write_whole_with<E: From<LoraError>>(
     let write = || {
         let mut file = File::create(&temporary).map_err(failed)?;
         write(&mut file)?;
-        file.sync_all().map_err(failed)?;
+        if durable {
+            file.sync_all().map_err(failed)?;
+        }
         fs::rename(&temporary, path).map_err(failed)?;
-        sync_directory(directory).map_err(failed)
+        if durable { sync_directory(directory).map_err(failed) } else { Ok(()) }
     };
     write().inspect_err(|_| {
         // The write's own error is the one worth reporting; a temporary file that stays behind does no harm.

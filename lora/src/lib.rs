@@ -62,7 +62,7 @@ pub use combine::Combination;
 pub use config::{Bias, LoraConfig, Overrides};
 pub use embedding::Embedding;
 pub use error::{LoraError, Result};
-pub use files::{write_whole, write_whole_with};
+pub use files::{write_replaceable, write_whole, write_whole_with};
 pub use forward::{DropoutSource, Forward, Model};
 pub use init::{Initialisation, kaiming_uniform};
 pub use labelled::{LabelledSequences, SequenceLabels};

@@ -102,21 +102,17 @@ impl<'r> Race<'r> {
         Ok(adapters)
     }
 
-    /// Measures members up to `examples`, look by look, dropping those that cannot win. With `until_settled` it ends
-    /// at the look that leaves one.
-    pub fn run(&mut self, members: &[usize], examples: usize, until_settled: bool) -> Result<()> {
+    /// Measures members up to `examples`, look by look, dropping those that cannot win, until one is left.
+    pub fn run(&mut self, members: &[usize], examples: usize) -> Result<()> {
         let mut adapters = BTreeMap::new();
         let mut look = self.rule.first_look.min(examples);
         loop {
-            let racing: Vec<usize> = self.racing(members);
-            if until_settled && racing.len() <= 1 {
+            let racing = self.racing(members);
+            if racing.len() <= 1 {
                 return Ok(());
             }
             self.measure_to(&racing, look, &mut adapters)?;
-            // Points of the search are held against all there are, finalists against each other, so that one is left.
-            let everyone = (0..self.candidates.len()).collect::<Vec<_>>();
-            let rivals = self.racing(if until_settled { &racing } else { &everyone });
-            self.drop_hopeless(&racing, &rivals, look);
+            self.drop_hopeless(&self.racing(&racing), look);
             adapters.retain(|&place, _| self.candidates[place].standing == Standing::Racing);
             if look >= examples {
                 return Ok(());
@@ -128,6 +124,17 @@ impl<'r> Race<'r> {
     /// Measures one candidate up to `examples`, whatever its standing.
     pub fn complete(&mut self, place: usize, examples: usize) -> Result<()> {
         self.measure_to(&[place], examples, &mut BTreeMap::new())
+    }
+
+    /// All candidates.
+    pub fn everyone(&self) -> Vec<usize> {
+        (0..self.candidates.len()).collect()
+    }
+
+    /// The most examples that a candidate without failure has seen, `limit` at most.
+    pub fn most_seen(&self, limit: usize) -> usize {
+        let sound = self.candidates.iter().filter(|candidate| candidate.standing != Standing::Failed);
+        sound.map(|candidate| candidate.losses.len()).max().unwrap_or(0).min(limit)
     }
 
     pub fn racing(&self, members: &[usize]) -> Vec<usize> {
@@ -210,13 +217,10 @@ impl<'r> Race<'r> {
         Ok(())
     }
 
-    fn drop_hopeless(&mut self, members: &[usize], rivals: &[usize], look: usize) {
-        let Some((lowest, level)) = self.lowest_of(rivals.iter().copied(), look) else { return };
+    fn drop_hopeless(&mut self, members: &[usize], look: usize) {
+        let Some((lowest, level)) = self.lowest_of(members.iter().copied(), look) else { return };
         for &place in members.iter().filter(|&&place| place != lowest) {
             let losses = &self.candidates[place].losses;
-            if self.candidates[place].standing != Standing::Racing || losses.len() < look {
-                continue;
-            }
             let difference = PairedDifference::of(&losses[..look], &self.candidates[lowest].losses[..look]);
             let lost = expected_improvement(difference.mean, difference.uncertainty(), 0.0);
             if lost < self.rule.indifference * level.abs() {

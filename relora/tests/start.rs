@@ -137,18 +137,39 @@ fn dropping_saves_most_of_the_cost_and_changes_little() {
     for noise in [0.05, 0.2, 0.8] {
         let (mut passes, mut excess) = ([0; 2], [0.0f64; 2]);
         for seed in 0..10 {
-            for (index, indifference) in [StartOptions::default().indifference, 0.0].into_iter().enumerate() {
+            let usual = StartOptions { seed, ..StartOptions::default() };
+            let exhaustive = StartOptions { indifference: 0.0, least_improvement: 0.0, ..usual.clone() };
+            for (index, options) in [usual, exhaustive].into_iter().enumerate() {
                 let mut bowl = Bowl { seed, ..Bowl::new((0.9, -0.3), noise) };
-                let start = search(&mut bowl, &StartOptions { seed, indifference, ..StartOptions::default() });
+                let start = search(&mut bowl, &options);
                 passes[index] += start.cost.forward_passes;
                 excess[index] += (bowl.height(&start.adapters) - 1.0) / 10.0;
             }
         }
-        assert!(2 * passes[0] < passes[1], "noise {noise}: {passes:?}");
+        assert!(4 * passes[0] < passes[1], "noise {noise}: {passes:?}");
         // Noise of the loss's size hides differences that first looks at 8 examples do not see.
         let allowed = if noise > 0.5 { 0.02 } else { 0.01 };
         assert!(excess[0] < excess[1] + allowed, "noise {noise}: {excess:?}");
     }
+}
+
+#[test]
+fn a_search_on_the_way_to_a_target_is_coarse_and_cheap() {
+    let options = StartOptions::default();
+    assert_eq!(options.clone().towards(1.0, 1.0), options, "nothing is missing");
+    assert_eq!(options.clone().towards(2.0, 1.0), options, "the target is met");
+    // The old adapter is at a height of 1.97, the bottom at 1.
+    let (mut excess, mut passes) = ([0.0; 2], [0; 2]);
+    for seed in 0..20 {
+        for (index, options) in [options.clone(), options.clone().towards(1.0, 1.97)].into_iter().enumerate() {
+            let mut bowl = Bowl { seed, ..Bowl::new((0.5, -0.6), 0.3) };
+            let start = search(&mut bowl, &StartOptions { seed, ..options });
+            excess[index] += (bowl.height(&start.adapters) - 1.0) / 20.0;
+            passes[index] += start.cost.forward_passes;
+        }
+    }
+    // A twentieth of the way, for two thirds of the passes.
+    assert!(excess[1] < 0.05 && 3 * passes[1] < 2 * passes[0], "{excess:?} {passes:?}");
 }
 
 #[test]

@@ -188,9 +188,18 @@ impl Search {
         Ok(())
     }
 
-    /// Changes the expected improvement that is worth an observation.
-    pub fn set_tolerance(&mut self, tolerance: f64) {
-        self.options.tolerance = tolerance;
+    /// A better value for an observation that was made, by its place in [`observations`](Self::observations).
+    ///
+    /// # Errors
+    /// [`BayesianError::Setting`] where there is no such observation.
+    pub fn revise(&mut self, place: usize, value: f64) -> Result<()> {
+        let count = self.observations.len();
+        let observation = self.observations.get_mut(place).ok_or_else(|| BayesianError::Setting {
+            setting: "observation",
+            message: format!("there are {count}, none at place {place}"),
+        })?;
+        observation.value = value;
+        Ok(())
     }
 
     /// What was observed so far, in order.

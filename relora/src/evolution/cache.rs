@@ -1,10 +1,12 @@
 //! Evolutions on disk, a file for each module, so that the next adapter of the same update pays nothing and an
-//! interrupted run goes on where it was.
+//! interrupted run goes on where it was. Nobody waits for the disk: a file holds a checksum of its numbers, and one that a
+//! power cut has damaged counts as absent.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use lora::{Adapter, LoraError, Result, little_endian_bytes, write_whole};
+use lora::{Adapter, LoraError, Result, little_endian_bytes, write_replaceable};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tensor::{DType, Device, Tensor};
 
@@ -47,10 +49,14 @@ impl EvolutionCache {
         let bytes = std::fs::read(self.path(&adapter.module, rank, seed)).ok()?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
         let metadata = metadata.metadata().clone()?;
-        if metadata.get("identity")? != &self.identity(&adapter.module, rank, seed) {
+        let file = SafeTensors::deserialize(&bytes).ok()?;
+        let stored = |name: &str| file.tensor(name).map(|view| view.data()).unwrap_or_default();
+        let checksum = checksum(TENSORS.map(stored));
+        if metadata.get("identity")? != &self.identity(&adapter.module, rank, seed)
+            || metadata.get("checksum")? != &checksum
+        {
             return None;
         }
-        let file = SafeTensors::deserialize(&bytes).ok()?;
         let statistics = read_statistics(&file.tensor("statistics").ok()?, rank)?;
         let tensor = |name: &str, shape: [usize; 2]| {
             let view = file.tensor(name).ok()?;
@@ -68,19 +74,34 @@ impl EvolutionCache {
     /// Keeps the evolution of a module.
     pub(crate) fn store(&self, module: &str, rank: usize, seed: u64, evolution: &ModuleEvolution) -> Result<()> {
         let path = self.path(module, rank, seed);
-        let metadata = HashMap::from([("identity".to_string(), self.identity(module, rank, seed))]);
         let statistics = statistics_bytes(&evolution.statistics);
-        let mut stored = vec![("statistics", Dtype::F64, vec![statistics.len() / 8], statistics)];
-        for (name, tensor) in [("left", &evolution.left), ("right", &evolution.right)] {
-            stored.push((name, Dtype::F32, tensor.shape().to_vec(), little_endian_bytes(tensor)?));
-        }
-        let views: std::result::Result<Vec<_>, _> = stored
+        let factors = [&evolution.left, &evolution.right].map(|tensor| tensor.shape().to_vec());
+        let shapes = [vec![statistics.len() / 8], factors[0].clone(), factors[1].clone()];
+        let [left, right] = [little_endian_bytes(&evolution.left)?, little_endian_bytes(&evolution.right)?];
+        let stored = [&statistics[..], &left, &right];
+        let metadata = HashMap::from([
+            ("identity".to_string(), self.identity(module, rank, seed)),
+            ("checksum".to_string(), checksum(stored)),
+        ]);
+        let views: std::result::Result<Vec<_>, _> = TENSORS
             .iter()
-            .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)))
+            .zip([Dtype::F64, Dtype::F32, Dtype::F32])
+            .zip(shapes.into_iter().zip(stored))
+            .map(|((name, dtype), (shape, bytes))| Ok((*name, TensorView::new(dtype, shape, bytes)?)))
             .collect();
         let bytes = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
-        write_whole(&path, &bytes.map_err(|error| LoraError::format(&path, error))?)
+        write_replaceable(&path, &bytes.map_err(|error| LoraError::format(&path, error))?)
     }
+}
+
+/// The tensors of a file.
+const TENSORS: [&str; 3] = ["statistics", "left", "right"];
+
+/// A checksum of the tensors' bytes, against damage, not against malice.
+fn checksum(tensors: [&[u8]; 3]) -> String {
+    let mut hash = DefaultHasher::new();
+    tensors.hash(&mut hash);
+    format!("{:016x}", hash.finish())
 }
 
 /// Numbers before the singular values.

@@ -156,14 +156,19 @@ fn the_cache_gives_back_the_same_bits_and_reads_no_weights() {
     assert_eq!(cached("other", 0), (left.clone(), statistics.clone(), 1), "another update has files of its own");
     assert_eq!(cached("old", 1).2, 1, "and so has another seed");
     let folder = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
-    for file in std::fs::read_dir(folder).unwrap() {
-        let path = file.unwrap().path();
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    let shorten: fn(&mut Vec<u8>) = |bytes| bytes.truncate(bytes.len() - 4);
+    let change: fn(&mut Vec<u8>) = |bytes| *bytes.last_mut().unwrap() ^= 1;
+    for damage in [shorten, change] {
+        for file in std::fs::read_dir(&folder).unwrap() {
+            let path = file.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            damage(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let again = (cached("old", 0), cached("other", 0));
+        assert_eq!(again.0.2 + again.1.2, 1, "a damaged file counts as absent");
+        assert_eq!((again.0.0, again.1.0), (left.clone(), left.clone()));
     }
-    let again = (cached("old", 0), cached("other", 0));
-    assert_eq!(again.0.2 + again.1.2, 1, "a damaged file counts as absent");
-    assert_eq!((again.0.0, again.1.0), (left.clone(), left));
 }
 
 #[test]

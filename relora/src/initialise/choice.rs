@@ -7,7 +7,7 @@ use crate::candidates::{PairedDifference, Race, Standing, mean};
 
 /// The anchors that were not dropped and the best of the others that were not.
 pub(super) fn finalists(race: &Race<'_>, origins: &[StartOrigin], examples: usize, count: usize) -> Vec<usize> {
-    let racing = race.racing(&(0..origins.len()).collect::<Vec<_>>());
+    let racing = race.racing(&race.everyone());
     let (mut anchors, mut others): (Vec<usize>, Vec<usize>) =
         racing.into_iter().partition(|&place| origins[place].is_anchor());
     others.sort_by(|&a, &b| race.estimate(a, examples).total_cmp(&race.estimate(b, examples)));
@@ -29,7 +29,10 @@ pub(super) fn choose(
     examples: usize,
     options: &StartOptions,
 ) -> Result<(usize, usize)> {
-    race.run(finalists, examples, true)?;
+    race.run(finalists, examples)?;
+    for place in race.racing(finalists) {
+        race.complete(place, BELIEVED.min(examples))?;
+    }
     let seen = |places: Vec<usize>| places.into_iter().map(|place| race.candidates[place].losses.len());
     // Whoever is lowest at a look is not dropped there, so that one is left unless losses stopped being finite.
     let finite = (0..origins.len()).filter(|&place| race.candidates[place].standing != Standing::Failed).collect();
@@ -63,6 +66,9 @@ fn lowest(race: &Race<'_>, allowed: impl Fn(usize) -> bool, examples: usize) -> 
         message: "no candidate kept a finite one; look at the validation data".into(),
     })
 }
+
+/// Examples that a winner is measured on at least: the best of many on the same few looks better than it is.
+const BELIEVED: usize = 32;
 
 /// The place of (1, 0), which is tried first.
 const REUSE: usize = 0;

@@ -49,10 +49,12 @@ pub struct StartOptions {
     pub finalists: usize,
     /// Examples before the first look at who cannot win any more; the looks after it are at twice as many each.
     pub first_look: usize,
-    /// The share of the loss that is worth nothing: a candidate is dropped when that costs less on average, and the
-    /// search ends when nothing promises more. By default what half a step of fine-tuning gains in the beginning, since
-    /// another candidate costs about as much. 0: nothing is dropped, and the search takes all its steps.
+    /// The share of the loss that is worth nothing: a candidate is dropped when that costs less on average. 0: nothing is
+    /// dropped.
     pub indifference: f64,
+    /// The search ends when the share of the loss that another candidate is expected to gain is lower. 0: it takes all its
+    /// steps.
+    pub least_improvement: f64,
     /// Standard errors by which a searched point has to beat every anchor.
     pub required_deviations: f64,
 }
@@ -71,12 +73,30 @@ impl Default for StartOptions {
             search_examples: 128,
             score_examples: 512,
             finalists: 3,
-            first_look: 8,
+            first_look: 16,
             indifference: 5e-3,
+            least_improvement: 5e-3,
             required_deviations: 1.0,
         }
     }
 }
+
+impl StartOptions {
+    /// The same search for somebody who trains on towards `target`: what is worth nothing is then at least
+    /// a tenth of the way there from `reuse`, the old adapter's loss. Training goes that far with its first
+    /// steps from any start, so that telling candidates apart more finely would take longer than it saves. Half the
+    /// examples are then enough for a first look.
+    pub fn towards(self, target: f64, reuse: f64) -> Self {
+        let way = SHARE_OF_THE_WAY * (reuse - target) / reuse.abs().max(f64::MIN_POSITIVE);
+        if way <= self.indifference {
+            return self;
+        }
+        StartOptions { indifference: way, first_look: (self.first_look / 2).max(2), ..self }
+    }
+}
+
+/// The share of the way to a target that is not searched for.
+const SHARE_OF_THE_WAY: f64 = 0.1;
 
 /// Where a candidate comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,20 +195,22 @@ pub fn search_start(
         if proposals.is_empty() {
             break;
         }
-        let mut members = Vec::with_capacity(proposals.len());
         for proposal in &proposals {
             let losses = if proposal.index == 0 { known.clone() } else { Vec::new() };
-            members.push(race.add(groups.at(&proposal.point), losses));
+            race.add(groups.at(&proposal.point), losses);
             origins.push(origin_of(proposal.origin, proposal.index));
+            search.observe(proposal, f64::INFINITY)?;
         }
-        race.run(&members, search_examples, false)?;
-        for (proposal, &place) in proposals.iter().zip(&members) {
-            let loss = race.estimate(place, search_examples);
-            search.observe(proposal, loss.max(f64::MIN_POSITIVE).ln())?;
+        race.run(&race.everyone(), search_examples)?;
+        // Candidates have seen different examples, whose levels differ more than they do. What is known of each is held
+        // against the lowest of those that have seen the most, all anew where that is another one.
+        let seen = race.most_seen(search_examples);
+        for place in race.everyone() {
+            search.revise(place, race.estimate(place, seen).max(f64::MIN_POSITIVE).ln())?;
         }
-        search.set_tolerance(options.tolerance(&race, search_examples));
     }
-    let finalists = choice::finalists(&race, &origins, search_examples, options.finalists);
+    let seen = race.most_seen(search_examples);
+    let finalists = choice::finalists(&race, &origins, seen, options.finalists);
     let (place, examples) = choice::choose(&mut race, &origins, &finalists, score_examples, options)?;
     let adapters = race.make(place)?;
     let reuse = &race.candidates[0];
@@ -204,7 +226,7 @@ pub fn search_start(
         losses: chosen.losses.clone(),
         examples,
         gain,
-        candidates: reports(&race, &origins, search_examples),
+        candidates: reports(&race, &origins, seen),
         // The loop ends where the search has said why.
         stop: search.stop().unwrap_or(Stop::Steps),
         cost,
@@ -244,7 +266,11 @@ impl StartOptions {
         if let Some((setting, found, least)) = counts.into_iter().find(|(_, found, least)| found < least) {
             return Err(LoraError::Setting { setting, message: format!("must be at least {least}, is {found}") });
         }
-        let shares = [("indifference", self.indifference), ("required_deviations", self.required_deviations)];
+        let shares = [
+            ("indifference", self.indifference),
+            ("least_improvement", self.least_improvement),
+            ("required_deviations", self.required_deviations),
+        ];
         match shares.into_iter().find(|(_, value)| value.is_nan() || *value < 0.0) {
             Some((setting, value)) => {
                 Err(LoraError::Setting { setting, message: format!("must not be negative, is {value}") })
@@ -265,24 +291,7 @@ impl StartOptions {
             sobol_points: self.sobol_points,
             steps: self.steps,
             batch: self.batch,
-            tolerance: self.indifference,
+            tolerance: self.least_improvement,
         }
-    }
-
-    /// The expected improvement of the logarithm of the loss that is worth another candidate: what the options call
-    /// nothing, or a tenth of what the examples can tell apart.
-    fn tolerance(&self, race: &Race<'_>, examples: usize) -> f64 {
-        if self.indifference == 0.0 {
-            return 0.0;
-        }
-        let noise = race.lowest(examples).filter(|&(_, level)| level > 0.0).map_or(0.0, |(lowest, level)| {
-            let others = race.candidates.iter().enumerate().filter(|&(place, other)| {
-                place != lowest && other.standing != Standing::Failed && other.losses.len() >= examples
-            });
-            let losses = &race.candidates[lowest].losses[..examples];
-            let errors = others.map(|(_, other)| PairedDifference::of(&other.losses, losses).standard_error / level);
-            errors.reduce(f64::min).unwrap_or(0.0)
-        });
-        self.indifference.max(0.1 * noise)
     }
 }

@@ -60,7 +60,8 @@ impl<'a> ValidationLosses<'a> {
     }
 
     /// Whether the mean over all examples may be as low as a target, after the losses of the first ones: whether it is
-    /// within two standard errors, those of the differences where there is a reference.
+    /// within two deviations of the mean, of the differences where there is a reference. The deviation is that of Student's t,
+    /// since the standard error of few examples is itself uncertain.
     pub fn may_meet(&self, losses: &[f64], target: f64) -> bool {
         let (known, values): (f64, Vec<f64>) = match &self.reference {
             Some(reference) => {
@@ -72,7 +73,9 @@ impl<'a> ValidationLosses<'a> {
         let squares: f64 =
             values.iter().zip(&self.labels).map(|(value, &count)| (count as f64 * (value - mean)).powi(2)).sum();
         let labels = self.labels.iter().take(values.len()).sum::<usize>().max(1) as f64;
-        known + mean - 2.0 * squares.sqrt() / labels <= target
+        let freedom = values.len().saturating_sub(1).max(3) as f64;
+        let deviation = squares.sqrt() / labels * (freedom / (freedom - 2.0)).sqrt();
+        known + mean - 2.0 * deviation <= target
     }
 }
 

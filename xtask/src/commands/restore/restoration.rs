@@ -35,6 +35,9 @@ const REPORT_FILE: &str = "restore.json";
 const START: &str = "start";
 const START_FILE: &str = "start.json";
 
+/// Examples that may be enough to see that a target is missed: a sixth of a step's cost in batches of 32.
+const FIRST_LOOK: usize = 16;
+
 /// One adapter's turn.
 pub struct Restoration<'a> {
     pub arguments: &'a Arguments,
@@ -237,7 +240,8 @@ impl Restoration<'_> {
         let (adapters, start_losses) = match other {
             Some((fresh, _)) if !fused => (fresh, Vec::new()),
             Some((fused, seen)) => {
-                let seen = losses_until_clear(&mut losses, &fused, seen, self.arguments.examples().0, target)?;
+                let least = seen.len().max(self.first_look());
+                let seen = losses_until_clear(&mut losses, &fused, seen, least, target)?;
                 (fused, seen)
             }
             None => (old.clone(), known.clone()),
@@ -261,10 +265,16 @@ impl Restoration<'_> {
         Ok(Start { adapters, losses: start_losses, reuse_losses: known, report })
     }
 
+    /// Examples after which it is asked for the first time whether a target is met. Without one an adapter is measured on as
+    /// many as candidates are.
+    fn first_look(&self) -> usize {
+        if self.target().is_some() { FIRST_LOOK } else { self.arguments.examples().0 }
+    }
+
     /// The old adapter's losses, as many as it takes to know whether it meets the target.
     fn gate(&self, old: &AdapterSet, losses: &mut ValidationLosses<'_>, report: &mut Report) -> Outcome<Vec<f64>> {
         let clock = Instant::now();
-        let known = losses_until_clear(losses, old, Vec::new(), self.arguments.examples().0, report.target)?;
+        let known = losses_until_clear(losses, old, Vec::new(), self.first_look(), report.target)?;
         let reuse = losses.mean(&known);
         self.output.say(format!(
             "the old adapter on the new base: validation loss {reuse:.4} on {} of {} examples",
@@ -309,7 +319,7 @@ impl Restoration<'_> {
             false => (Some(1.0), Some(-1.0), None),
             true => {
                 let Found { alpha, beta, adapters, losses, forward_passes, details } =
-                    search::search(self.arguments, self.common.seed, old, losses, &fusion, reuse)?;
+                    search::search(self.arguments, self.common.seed, old, losses, &fusion, reuse, report.target)?;
                 report.search_examples = forward_passes;
                 report.search = details;
                 (alpha, beta, Some((adapters, losses)))

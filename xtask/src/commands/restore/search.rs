@@ -57,6 +57,7 @@ pub fn search(
     losses: &mut ValidationLosses<'_>,
     fusion: &Fusion,
     reuse: &[f64],
+    target: Option<f64>,
 ) -> Outcome<Found> {
     let (search_examples, score_examples) = arguments.examples();
     let options = StartOptions {
@@ -66,6 +67,10 @@ pub fn search(
         search_examples,
         score_examples,
         ..StartOptions::default()
+    };
+    let options = match target.filter(|_| arguments.steps > 0) {
+        Some(target) => options.towards(target, losses.mean(reuse)),
+        None => options,
     };
     let groups = Groups::of(old, arguments.search.groups);
     let make = |coefficients: &relora::GroupCoefficients| fusion.with(|module| coefficients.of(module));
