@@ -2,6 +2,36 @@
 //! is "ReLoRA: Knowledge-Reusing Adaptation for Fast Rollout of Evolving LLM Services" (Xu et al., arXiv 2606.02606).
 //! When a base model is updated, it restores old adapters instead of training each from scratch. It knows no model.
 //!
+//! The change of a base's weights, and an adapter made of an old one and that change:
+//! ```
+//! use lora::{AdapterSet, LoraConfig, ModuleShape, Targets};
+//! use relora::{Evolution, EvolutionOptions, Weights, fuse};
+//! use tensor::{Device, RandomKey, Tensor};
+//!
+//! /// A base with one linear layer.
+//! struct Base(Tensor);
+//!
+//! impl Weights for Base {
+//!     fn names(&self) -> Vec<String> {
+//!         vec!["q_proj".into()]
+//!     }
+//!
+//!     fn weight(&self, _module: &str) -> lora::Result<Tensor> {
+//!         Ok(self.0.clone())
+//!     }
+//! }
+//!
+//! let device = Device::cpu();
+//! let normal = |name: &str| Tensor::random_normal(&device, &[6, 8], 0.0, 1.0, RandomKey::named(0, name, 0));
+//! let (old, new) = (Base(normal("old")?), Base(normal("old")?.add(&normal("change")?)?));
+//! let config = LoraConfig { rank: 2, targets: Targets::names(["q_proj"]), ..LoraConfig::default() };
+//! let adapter = AdapterSet::new(config, &[ModuleShape::new("q_proj", 8, 6)], &device, 0)?;
+//! let evolution = Evolution::measure(&adapter, &old, &new, &EvolutionOptions::default(), None, &device)?;
+//! let start = fuse(&adapter, &evolution, 0.8, -0.5)?; // α of the old adapter, β of the change
+//! assert_eq!(start.adapters().len(), 1);
+//! # Ok::<(), lora::LoraError>(())
+//! ```
+//!
 //! | part | where |
 //! |---|---|
 //! | what changed between the bases | [`Evolution`] |

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::failure::{Failure, Outcome};
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on the first Ctrl-C only sets the flag; a second one ends the program at once.
@@ -23,4 +25,9 @@ pub fn watch() {
 /// True once Ctrl-C was pressed.
 pub fn requested() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// An end of the command once Ctrl-C was pressed.
+pub fn check() -> Outcome<()> {
+    if requested() { Err(Failure::Interrupted("interrupted".into())) } else { Ok(()) }
 }

@@ -164,10 +164,12 @@ fn devices_and_quick_benchmarks_answer_in_json() {
     let devices = run(&["devices", "--json"]);
     assert!(devices.status.success());
     assert!(result(&devices)["cpu_threads"].as_u64().unwrap() > 0);
-    let bench = run(&["bench", "--quick", "--device", "cpu", "--steps", "2", "--json"]);
+    let bench = run(&["bench", "kernels", "step", "--quick", "--device", "cpu", "--steps", "2", "--json"]);
     assert!(bench.status.success(), "{}", text(&bench.stderr));
     let result = result(&bench);
-    assert!(result["step"]["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let steps = result["step"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2, "a LLaMA and a DeBERTa");
+    assert!(steps.iter().all(|step| step["time"]["tokens_per_second"].as_f64().unwrap() > 0.0));
     assert!(result["kernels"]["products"].as_array().unwrap().len() >= 6);
 }
 

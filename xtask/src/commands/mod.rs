@@ -83,7 +83,8 @@ impl Command {
             Command::Merge(arguments) => vec![&mut arguments.model],
             Command::Inspect(arguments) => vec![&mut arguments.path],
             Command::Generate(arguments) => vec![&mut arguments.model],
-            Command::Bench(_) | Command::Devices | Command::World(_) | Command::Test(_) => Vec::new(),
+            Command::Bench(arguments) => arguments.models(),
+            Command::Devices | Command::World(_) | Command::Test(_) => Vec::new(),
         }
     }
 }

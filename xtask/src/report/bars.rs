@@ -8,8 +8,7 @@ const WIDTH: f64 = 400.0;
 
 /// The bars; `id` is the figure's.
 pub fn draw(bars: &Bars, id: &str, colours: &Colours) -> String {
-    let most = |bar: &Bar| [Some(bar.value), bar.high, bar.ceiling].into_iter().flatten().fold(0.0, f64::max);
-    let largest = bars.bars.iter().map(most).fold(0.0, f64::max);
+    let largest = largest(bars);
     let mut drawn = String::new();
     let mut group = "";
     for bar in &bars.bars {
@@ -24,6 +23,14 @@ pub fn draw(bars: &Bars, id: &str, colours: &Colours) -> String {
         Better::Lower => "less is better",
     };
     drawn + &text("p", &[("class", "note")], &format!("in {}; {better}", bars.unit))
+}
+
+/// Where the picture ends: at the largest value, or as far beyond it as intervals reach, up to half as far again. A very wide
+/// interval would leave nothing of the bars.
+fn largest(bars: &Bars) -> f64 {
+    let most = |of: fn(&Bar) -> Option<f64>| bars.bars.iter().filter_map(of).fold(0.0, f64::max);
+    let value = most(|bar| Some(bar.value)).max(most(|bar| bar.ceiling));
+    value.max(most(|bar| bar.high).min(1.5 * value))
 }
 
 fn one(bar: &Bar, bars: &Bars, id: &str, largest: f64, colours: &Colours) -> String {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::markup::{element, escape, short, text};
-use super::{About, Figure, Report, Section, Table, bars, lines};
+use super::{About, Figure, Finding, Report, Section, Table, bars, lines};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -11,7 +11,7 @@ const STYLE: &str = include_str!("style.css");
 const COLOURS: usize = 8;
 
 /// Columns of a table that stands beside other figures.
-const NARROW: usize = 4;
+const NARROW: usize = 3;
 
 /// A colour for every name, in the order in which a report first names them.
 pub struct Colours(BTreeMap<String, usize>);
@@ -85,8 +85,10 @@ fn about(about: &About) -> String {
 }
 
 fn findings(sections: &[Section]) -> String {
-    let items: String =
-        sections.iter().flat_map(|section| &section.findings).map(|finding| text("li", &[], finding)).collect();
+    let item = |finding: &Finding| {
+        element("li", &[], &(text("strong", &[], &format!("{}. ", finding.name)) + &text("span", &[], &finding.text)))
+    };
+    let items: String = sections.iter().flat_map(|section| &section.findings).map(item).collect();
     if items.is_empty() {
         return items;
     }

@@ -9,14 +9,20 @@
 //! | `schema` | the version of this schema |
 //! | `title` | one line |
 //! | `about` | `command`, `version`, `commit` (null outside a checkout), `date` (UTC), `device`, `driver` (null on the CPU), `threads`, `seed`, `seconds`, `complete` (false when interrupted) |
-//! | `sections` | one for each suite: `name`, `title`, `text` (paragraphs), `findings` (sentences for the summary), `figures`, `raw` (everything the suite measured, in its own form) |
-//! | figure, `kind` = `lines` | `title`, `note`, `x` and `y` (`label`, `logarithmic`, `limits` or null), `series`: `name`, `published`, `curves`: `seed`, `x`, `y`, `diverged` |
-//! | figure, `kind` = `bars` | `title`, `note`, `unit`, `better` (`higher`, `lower`), `bars`: `group`, `name`, `value`, `low` and `high` (an interval, or null), `ceiling` (what the device can do at most, or null), `published` |
-//! | figure, `kind` = `table` | `title`, `note`, `header`, `rows` (texts) |
+//! | `sections` | one for the world and one for each suite: `name`, `title`, `text` (paragraphs), `findings`, `figures`, `raw` (everything the suite measured, in its own form) |
+//! | finding | `name` (a few words, the row of the README's table), `text` (a sentence for the summary), `timed` |
+//! | figure, `kind` = `lines` | `title`, `note`, `timed`, `x` and `y` (`label`, `logarithmic`, `limits` or null), `series`: `name`, `published`, `curves`: `seed`, `x`, `y`, `diverged` |
+//! | figure, `kind` = `bars` | `title`, `note`, `timed`, `unit`, `better` (`higher`, `lower`), `bars`: `group`, `name`, `value`, `low` and `high` (an interval, or null), `ceiling` (what the device can do at most, or null), `published` |
+//! | figure, `kind` = `table` | `title`, `note`, `timed`, `header`, `rows` (texts) |
 //!
 //! All numbers are finite: a curve ends before the first that is not, and says `diverged`. `published` marks others' numbers.
 //! A name (of a series or bar) has one colour throughout a report. Series are drawn as the median over seeds with a band
-//! from the lowest to the highest.
+//! from the lowest to the highest. `bench compare` compares bars.
+//!
+//! The same command with the same seed on the same device gives the same file, but for what depends on the clock and on memory that
+//! is shared: findings and figures with `timed`, and values under keys that are or end in `seconds`, `time` or `date`.
+//!
+//! Versions: 2 has `timed`, named findings and the section `world`; 1 had sentences as findings.
 
 mod bars;
 mod html;
@@ -35,7 +41,7 @@ use serde_json::Value;
 use crate::failure::{Failure, Outcome};
 
 /// The version of the schema.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Everything that one run of `bench` found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,11 +76,22 @@ pub struct Section {
     pub title: String,
     /// Paragraphs: what was done and how to read it.
     pub text: Vec<String>,
-    /// What it shows, in sentences with their intervals; the summary is made of them.
-    pub findings: Vec<String>,
+    /// What it shows, with intervals; the summary is made of them.
+    pub findings: Vec<Finding>,
     pub figures: Vec<Figure>,
     /// Everything the suite measured, in its own form.
     pub raw: Value,
+}
+
+/// One thing that a section shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it is about, in a few words.
+    pub name: String,
+    /// A sentence.
+    pub text: String,
+    /// It depends on how fast the machine is.
+    pub timed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +107,8 @@ pub enum Figure {
 pub struct Lines {
     pub title: String,
     pub note: String,
+    /// It depends on how fast the machine is.
+    pub timed: bool,
     pub x: Axis,
     pub y: Axis,
     pub series: Vec<Series>,
@@ -124,6 +143,8 @@ pub struct Curve {
 pub struct Bars {
     pub title: String,
     pub note: String,
+    /// It depends on how fast the machine is.
+    pub timed: bool,
     pub unit: String,
     pub better: Better,
     pub bars: Vec<Bar>,
@@ -155,8 +176,16 @@ pub struct Bar {
 pub struct Table {
     pub title: String,
     pub note: String,
+    /// It depends on how fast the machine is.
+    pub timed: bool,
     pub header: Vec<String>,
     pub rows: Vec<Vec<String>>,
+}
+
+impl Finding {
+    pub fn new(name: &str, text: String, timed: bool) -> Self {
+        Finding { name: name.into(), text, timed }
+    }
 }
 
 impl Axis {
@@ -189,7 +218,22 @@ impl Report {
     /// What the run shows, a sentence a line.
     pub fn summary(&self) -> String {
         let findings = self.sections.iter().flat_map(|section| &section.findings);
-        findings.map(|finding| format!("- {finding}\n")).collect()
+        findings.map(|finding| format!("- {}: {}\n", finding.name, finding.text)).collect()
+    }
+
+    /// Reads a `results.json`, given as a file or by its directory.
+    pub fn read(path: &Path) -> Outcome<Self> {
+        let file = if path.is_dir() { path.join("results.json") } else { path.to_path_buf() };
+        let refused = |error: &dyn std::fmt::Display| Failure::input(format!("{}: {error}", file.display()));
+        let text = std::fs::read(&file).map_err(|error| refused(&error))?;
+        let value: Value = serde_json::from_slice(&text).map_err(|error| refused(&error))?;
+        match value["schema"].as_u64() {
+            Some(schema) if schema == u64::from(SCHEMA) => Report::deserialize(value).map_err(|error| refused(&error)),
+            schema => Err(refused(&format!(
+                "is not a result of schema {SCHEMA} (its `schema` is {}); make it again with `cargo xtask bench --out DIR`",
+                schema.map_or("absent".into(), |schema| schema.to_string())
+            ))),
+        }
     }
 
     /// Writes `results.json` and `report.html`, each whole or not at all.

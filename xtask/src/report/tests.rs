@@ -72,7 +72,7 @@ fn assert_complete(report: &Report) {
         first
     };
     for (number, section) in report.sections.iter().enumerate() {
-        for words in section.text.iter().chain(&section.findings).chain([&section.title]) {
+        for words in section.text.iter().chain(section.findings.iter().map(|f| &f.text)).chain([&section.title]) {
             assert!(elements.iter().any(|element| element.text == *words), "{words}");
         }
         for (index, figure) in section.figures.iter().enumerate() {
@@ -117,6 +117,7 @@ fn example() -> Report {
     let lines = Lines {
         title: "Loss by step & \"more\"".into(),
         note: "a < b".into(),
+        timed: false,
         x: Axis::linear("step"),
         y: Axis { limits: Some((1e-3, 10.0)), ..Axis::logarithmic("loss") },
         series: vec![
@@ -139,6 +140,7 @@ fn example() -> Report {
     let bars = Bars {
         title: "Time".into(),
         note: String::new(),
+        timed: true,
         unit: "s".into(),
         better: Better::Lower,
         bars: vec![
@@ -149,7 +151,7 @@ fn example() -> Report {
     };
     let row = ["x".to_string(), "1 & 2".into()];
     let header = vec!["what".into(), "how much".into()];
-    let table = Table { title: "Numbers".into(), note: String::new(), header, rows: vec![row.to_vec()] };
+    let table = Table { title: "Numbers".into(), note: String::new(), timed: false, header, rows: vec![row.to_vec()] };
     Report {
         schema: SCHEMA,
         title: "Bench".into(),
@@ -169,7 +171,7 @@ fn example() -> Report {
             name: "example".into(),
             title: "An example".into(),
             text: vec!["What was done <here>.".into()],
-            findings: vec!["RefLoRA is 1.2 (1.1 to 1.3) times faster.".into()],
+            findings: vec![Finding::new("Speed", "RefLoRA is 1.2 (1.1 to 1.3) times faster.".into(), true)],
             figures: vec![Figure::Lines(lines), Figure::Bars(bars), Figure::Table(table)],
             raw: serde_json::json!({"any": [1, 2.5]}),
         }],
@@ -179,7 +181,7 @@ fn example() -> Report {
 #[test]
 fn everything_in_the_results_is_drawn() {
     assert_complete(&example());
-    assert_eq!(example().summary(), "- RefLoRA is 1.2 (1.1 to 1.3) times faster.\n");
+    assert_eq!(example().summary(), "- Speed: RefLoRA is 1.2 (1.1 to 1.3) times faster.\n");
 }
 
 #[test]

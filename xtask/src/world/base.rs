@@ -92,40 +92,68 @@ impl Pretraining<'_> {
     /// An update of a base: trained further on the text of another edition, `size` times as long as the edition suggests, at
     /// a third of the base's learning rate.
     pub fn update(&self, base: &WorldModel, edition: Edition, size: f64) -> Outcome<WorldModel> {
-        let steps = (self.recipe.steps as f64 * edition.relative_size() * size).ceil() as u64;
-        let recipe = Recipe { rate: self.recipe.rate / 3.0, ..self.recipe };
-        Pretraining { recipe, ..*self }.kept_or_made(edition, Some(base), steps.max(1))
+        self.of_update().kept_or_made(edition, Some(base), self.update_steps(edition, size))
+    }
+
+    /// Steps of training that the base and these updates (of size 1) take, where they are not there yet.
+    pub fn steps_to_do(&self, updates: &[Edition]) -> u64 {
+        let (base, steps) = (self.made_of(Edition::Base, None, self.recipe.steps), self.recipe.steps);
+        let of_update = |&edition: &Edition| {
+            let steps = self.update_steps(edition, 1.0);
+            (edition, self.of_update().made_of(edition, Some(&base), steps), steps)
+        };
+        let all = [(Edition::Base, base.clone(), steps)].into_iter().chain(updates.iter().map(of_update));
+        all.filter(|(edition, made_of, _)| self.kept(*edition, made_of).is_none()).map(|(_, _, steps)| steps).sum()
+    }
+
+    fn update_steps(&self, edition: Edition, size: f64) -> u64 {
+        ((self.recipe.steps as f64 * edition.relative_size() * size).ceil() as u64).max(1)
+    }
+
+    fn of_update(&self) -> Self {
+        Pretraining { recipe: Recipe { rate: self.recipe.rate / 3.0, ..self.recipe }, ..*self }
+    }
+
+    /// Everything that decides a checkpoint's weights; `base` is what its base is made of.
+    fn made_of(&self, edition: Edition, base: Option<&str>, steps: u64) -> String {
+        json!({
+            "generator": GENERATOR_VERSION, "pretraining": PRETRAINING_VERSION, "version": env!("CARGO_PKG_VERSION"),
+            "seed": self.world.seed, "edition": edition.name(), "recipe": self.recipe, "steps": steps,
+            "device": self.device.to_string(), "base": base,
+        })
+        .to_string()
+    }
+
+    fn directory(&self, edition: Edition, made_of: &str) -> PathBuf {
+        self.cache.join(format!("{}-{:016x}", edition.name(), RandomKey::named(0, made_of, 0).stream))
+    }
+
+    /// The checkpoint, where it is there already.
+    fn kept(&self, edition: Edition, made_of: &str) -> Option<WorldModel> {
+        let directory = self.directory(edition, made_of);
+        let account = read_account(&directory).filter(|account| account.made_of == made_of)?;
+        Some(WorldModel { directory, account, is_reused: true })
     }
 
     fn kept_or_made(&self, edition: Edition, base: Option<&WorldModel>, steps: u64) -> Outcome<WorldModel> {
-        let made_of = json!({
-            "generator": GENERATOR_VERSION, "pretraining": PRETRAINING_VERSION, "version": env!("CARGO_PKG_VERSION"),
-            "seed": self.world.seed, "edition": edition.name(), "recipe": self.recipe, "steps": steps,
-            "device": self.device.to_string(), "base": base.map(|base| &base.account.made_of),
-        })
-        .to_string();
-        let key = RandomKey::named(0, &made_of, 0).stream;
-        let directory = self.cache.join(format!("{}-{key:016x}", edition.name()));
-        if let Some(account) = read_account(&directory).filter(|account| account.made_of == made_of) {
-            return Ok(WorldModel { directory, account, is_reused: true });
+        let made_of = self.made_of(edition, base.map(|base| base.account.made_of.as_str()), steps);
+        if let Some(kept) = self.kept(edition, &made_of) {
+            return Ok(kept);
         }
+        let directory = self.directory(edition, &made_of);
         // Made under another name, so that a directory with the right name is whole.
-        std::fs::create_dir_all(self.cache).map_err(|error| self.refused(&error))?;
-        let partial = tempfile::tempdir_in(self.cache).map_err(|error| self.refused(&error))?;
+        let refused = |error| refused(self.cache, &error);
+        let partial = partial_directory(self.cache)?;
         self.output.say(format!("training the world's model ({}): {steps} steps", edition.name()));
         let account = Account { made_of, ..self.make(edition, base, steps, partial.path())? };
         let text = serde_json::to_string_pretty(&account)? + "\n";
         lora::write_whole(&partial.path().join(ACCOUNT_FILE), text.as_bytes()).map_err(lora_failure)?;
         if directory.exists() {
             // Damaged, or by chance of the same key.
-            std::fs::remove_dir_all(&directory).map_err(|error| self.refused(&error))?;
+            std::fs::remove_dir_all(&directory).map_err(refused)?;
         }
-        std::fs::rename(partial.keep(), &directory).map_err(|error| self.refused(&error))?;
+        std::fs::rename(partial.keep(), &directory).map_err(refused)?;
         Ok(WorldModel { directory, account, is_reused: false })
-    }
-
-    fn refused(&self, error: &dyn std::fmt::Display) -> Failure {
-        Failure::input(format!("the directory for the world's models, {}: {error}", self.cache.display()))
     }
 
     /// Trains a model and writes its checkpoint.
@@ -199,6 +227,24 @@ impl Pretraining<'_> {
         };
         editions.iter().map(loss).collect()
     }
+}
+
+fn refused(cache: &Path, error: &std::io::Error) -> Failure {
+    Failure::input(format!(
+        "the directory for the world's models, {}: {error}; CARGO_TARGET_DIR moves it",
+        cache.display()
+    ))
+}
+
+/// An empty directory among the checkpoints; it goes when it is dropped.
+fn partial_directory(cache: &Path) -> Outcome<tempfile::TempDir> {
+    std::fs::create_dir_all(cache).map_err(|error| refused(cache, &error))?;
+    tempfile::tempdir_in(cache).map_err(|error| refused(cache, &error))
+}
+
+/// Fails where checkpoints could not be kept.
+pub fn check_cache() -> Outcome<()> {
+    partial_directory(&default_cache()).map(drop)
 }
 
 fn read_account(directory: &Path) -> Option<Account> {

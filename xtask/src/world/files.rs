@@ -68,7 +68,8 @@ fn tokenizer() -> Value {
     })
 }
 
-fn config(shape: BaseShape) -> Value {
+/// The contents of `config.json`.
+pub fn config(shape: BaseShape) -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "float32",
         "vocab_size": vocabulary().len(), "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,

@@ -49,7 +49,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-pub use base::{Pretraining, Recipe, WorldModel, default_cache};
+pub use base::{Pretraining, Recipe, WorldModel, check_cache, default_cache};
 pub use edition::Edition;
 pub use files::{Amounts, BaseShape};
 pub use tasks::{Row, Task};

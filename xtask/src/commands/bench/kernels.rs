@@ -1,11 +1,13 @@
 //! Suite `kernels`: matrix products by shape, layout and element type, beside the memory bandwidth of the device.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tensor::{DType, Device, RandomKey, Tensor};
 
-use super::timing::seconds_per_call;
+use super::progress::Meter;
+use super::timing::{Spread, seconds_per_call};
+use super::{Bench, Results};
 use crate::failure::Outcome;
-use crate::output::{Output, table};
+use crate::output::table;
 
 /// `A[m, k]·B[k, n]`; the layout says which operand is stored transposed.
 #[derive(Clone, Copy)]
@@ -43,41 +45,45 @@ const CPU_PRODUCTS: [Product; 6] = [
 /// The layouts of the training step: forward NT (x·Wᵀ), input gradient NN (dy·W), factor gradient TN (dyᵀ·x).
 const LAYOUTS: [&str; 3] = ["NT", "NN", "TN"];
 
-pub fn run(device: &Device, quick: bool, output: &Output) -> Outcome<Value> {
-    let budget = if quick { 0.05 } else { 0.4 };
-    let products: &[Product] = match (device.is_cpu(), quick) {
-        (true, false) => &CPU_PRODUCTS,
-        (true, true) => &CPU_PRODUCTS[..3],
-        (false, false) if device.adapter().is_some_and(|adapter| adapter.is_software()) => &CPU_PRODUCTS[..3],
-        (false, false) => &GPU_PRODUCTS,
-        (false, true) => &GPU_PRODUCTS[..1],
-    };
-    let bandwidth = bandwidth(device, budget)?;
+pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    let Bench { device, plan, output, .. } = *bench;
+    let software = device.adapter().is_none_or(|adapter| adapter.is_software());
+    let products = if software { &CPU_PRODUCTS[..] } else { &GPU_PRODUCTS };
+    let products = &products[..plan.kernels.products.min(products.len())];
+    let cases = || products.iter().flat_map(|product| LAYOUTS.map(|layout| (product, layout)));
+    let bandwidth = bandwidth(device, plan.kernels.budget)?;
     output.say(format!("\nmemory: {bandwidth:.0} GB/s read and written by an element-wise kernel"));
+    results.set("memory", json!({ "time": { "gb_per_s": bandwidth } }));
     let mut rows = Vec::new();
-    let mut results = Vec::new();
-    for product in products {
-        for layout in LAYOUTS {
-            for weight in [DType::F32, DType::F16] {
-                let seconds = time_product(device, product, layout, weight, budget)?;
-                let tflops = 2.0 * (product.m * product.n * product.k) as f64 / seconds / 1e12;
-                rows.push(vec![
-                    product.what.to_string(),
-                    format!("{}x{}x{}", product.m, product.n, product.k),
-                    layout.into(),
-                    weight.to_string(),
-                    format!("{:.1}", seconds * 1e6),
-                    format!("{tflops:.3}"),
-                ]);
-                results.push(json!({
+    let meter = Meter::new(output, 2 * cases().count() as u64);
+    for (product, layout) in cases() {
+        for weight in [DType::F32, DType::F16] {
+            let seconds = time_product(device, product, layout, weight, plan.kernels.budget)?;
+            let tflops = |seconds: f64| 2.0 * (product.m * product.n * product.k) as f64 / seconds / 1e12;
+            rows.push(vec![
+                product.what.to_string(),
+                format!("{}x{}x{}", product.m, product.n, product.k),
+                layout.into(),
+                weight.to_string(),
+                format!("{:.1}", seconds.median * 1e6),
+                format!("{:.3}", tflops(seconds.median)),
+            ]);
+            results.push(
+                "products",
+                json!({
                     "what": product.what, "m": product.m, "n": product.n, "k": product.k, "layout": layout,
-                    "weight": weight.to_string(), "seconds": seconds, "tflops": tflops,
-                }));
-            }
+                    "weight": weight.to_string(), "time": {
+                        "seconds": seconds.median, "tflops": tflops(seconds.median), "tflops_low": tflops(seconds.high),
+                        "tflops_high": tflops(seconds.low),
+                    },
+                }),
+            );
+            meter.advance(1)?;
         }
     }
+    drop(meter);
     output.say(format!("\n{}", table(&["product", "m x n x k", "layout", "B type", "us", "TFLOP/s"], &rows)));
-    Ok(json!({ "bandwidth_gb_per_s": bandwidth, "products": results }))
+    Ok(())
 }
 
 /// Gigabytes per second that `y = x + 1` reads and writes, on arrays well beyond the caches.
@@ -86,10 +92,10 @@ fn bandwidth(device: &Device, budget: f64) -> Outcome<f64> {
     let elements = if software { 1 << 24 } else { 1 << 28 };
     let x = Tensor::ones(device, &[elements], DType::F32)?;
     let seconds = seconds_per_call(device, budget, || x.affine(1.0, 1.0).map(drop))?;
-    Ok(2.0 * 4.0 * elements as f64 / seconds / 1e9)
+    Ok(2.0 * 4.0 * elements as f64 / seconds.median / 1e9)
 }
 
-fn time_product(device: &Device, product: &Product, layout: &str, weight: DType, budget: f64) -> Outcome<f64> {
+fn time_product(device: &Device, product: &Product, layout: &str, weight: DType, budget: f64) -> Outcome<Spread> {
     let operand = |name: &str, rows: usize, columns: usize, transposed: bool| -> tensor::Result<Tensor> {
         let shape = if transposed { [columns, rows] } else { [rows, columns] };
         // Random values: some chips run faster on zeros than on any real data.

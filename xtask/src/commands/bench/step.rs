@@ -8,11 +8,13 @@ use reflora::{Method, MethodOptions};
 use serde_json::{Value, json};
 use tensor::{Counters, Device, KernelTime};
 
-use super::subject::{Family, Subject};
-use super::timing::median;
+use super::subject::{Case, Family, Subject};
+use super::timing::Spread;
 use super::training_step::TrainingStep;
+use super::{Bench, Results};
 use crate::commands::finetune::positive;
 use crate::failure::Outcome;
+use crate::interrupt;
 use crate::loading::lora_failure;
 use crate::output::{Output, bytes, table};
 
@@ -20,7 +22,7 @@ use crate::output::{Output, bytes, table};
 #[group(skip)]
 pub struct Options {
     /// Suite step: the model: LLaMA's tiny, 15m, 160m, 1b, 7b or llama3-8b, or deberta-v3-tiny, -xsmall, -small, -base
-    /// or -large with a classifier. Default: by device.
+    /// or -large with a classifier. Default: one of each, by device.
     #[arg(long)]
     preset: Option<String>,
     /// Suite step: sequences in a batch.
@@ -30,8 +32,8 @@ pub struct Options {
     #[arg(long, value_parser = positive)]
     seq: Option<usize>,
     /// Suite step: rank of the adapters.
-    #[arg(long, default_value_t = 8, value_parser = positive)]
-    rank: usize,
+    #[arg(long, value_parser = positive)]
+    rank: Option<usize>,
     /// Suite step: how the frozen weights are kept.
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     weights: Weights,
@@ -56,31 +58,65 @@ enum Weights {
     Bf16,
 }
 
-pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
-    let small = device.is_cpu() || device.adapter().is_some_and(|adapter| adapter.is_software());
-    let (preset, batch, seq) = if small && quick {
-        ("tiny", 2, 64)
-    } else if small {
-        ("15m", 4, 128)
-    } else {
-        ("160m", 16, 256)
-    };
-    let preset = options.preset.as_deref().unwrap_or(preset);
-    let (batch, seq) = (options.batch.unwrap_or(batch), options.seq.unwrap_or(seq));
+impl Options {
+    /// How the frozen weights are kept, as the flag spells it.
+    pub fn weights_name(&self) -> String {
+        format!("{:?}", self.weights).to_lowercase()
+    }
+}
+
+pub fn run(options: &Options, bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    for case in cases(options, bench.plan.step)? {
+        results.push("steps", one(&case, options, bench)?);
+        interrupt::check()?;
+    }
+    Ok(())
+}
+
+/// What is timed: the plan's cases, or the model that is asked for; the other flags change each of them.
+pub fn cases(options: &Options, plan: &[&str]) -> Outcome<Vec<Case>> {
+    let mut cases: Vec<Case> = plan.iter().map(|text| Case::parse(text)).collect::<Outcome<_>>()?;
+    if let Some(preset) = &options.preset {
+        cases.truncate(1);
+        cases.iter_mut().for_each(|case| case.preset.clone_from(preset));
+    }
+    for case in &mut cases {
+        case.batch = options.batch.unwrap_or(case.batch);
+        case.sequence = options.seq.unwrap_or(case.sequence);
+        case.rank = options.rank.unwrap_or(case.rank);
+    }
+    Ok(cases)
+}
+
+fn one(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<Value> {
+    let (subject, measured) = time(case, options, bench)?;
+    Ok(report(&subject, case, options, &measured, bench.output))
+}
+
+/// Seconds of a step, the median.
+pub fn seconds(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<f64> {
+    let (_, measured) = time(case, options, bench)?;
+    Ok(Spread::of(measured.seconds).median)
+}
+
+fn time(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<(Subject, Measured)> {
+    let (device, seed) = (bench.device, bench.common.seed);
     let weights = match options.weights {
         Weights::F32 => WeightType::F32,
         Weights::F16 => WeightType::F16,
         Weights::Bf16 => WeightType::Bf16,
     };
-    let subject = Subject::new(preset, weights, options.checkpoint_activations, seed, device)?;
+    let subject = Subject::new(&case.preset, weights, options.checkpoint_activations, seed, device)?;
     let model = subject.model.as_ref();
-    let config = subject.family.lora_config(options.rank);
+    let config = subject.family.lora_config(case.rank);
     let adapters = AdapterSet::new(config, Base::of(model), device, seed).map_err(lora_failure)?;
     let transform = options.method.transform(&MethodOptions { warmup_steps: 1, ..MethodOptions::default() });
     let mut run = TrainingStep::new(model, adapters, transform.map_err(lora_failure)?, seed)?;
+    let Case { batch, sequence: seq, .. } = *case;
     let batches = Batches { vocabulary: subject.vocabulary, family: subject.family, batch, seq };
     let measured = measure(&mut run, &batches, options, device)?;
-    Ok(report(&subject, options, &batches, &measured, device, output))
+    drop(run);
+    Ok((subject, measured))
 }
 
 /// Random token sequences of one shape.
@@ -150,18 +186,9 @@ fn measure(run: &mut TrainingStep<'_>, batches: &Batches, options: &Options, dev
     Ok(Measured { seconds, first_loss: first_loss.unwrap_or(f32::NAN), last_loss, before, after, kernels })
 }
 
-fn report(
-    subject: &Subject,
-    options: &Options,
-    batches: &Batches,
-    measured: &Measured,
-    device: &Device,
-    output: &Output,
-) -> Value {
-    let mut sorted = measured.seconds.clone();
-    let step = median(&mut sorted);
-    let (best, worst) = (sorted[0], sorted[sorted.len() - 1]);
-    let tokens = (batches.batch * batches.seq) as f64;
+fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured, output: &Output) -> Value {
+    let step = Spread::of(measured.seconds.clone());
+    let tokens = (case.batch * case.sequence) as f64;
     let per_step = |count: fn(&Counters) -> u64| {
         (count(&measured.after) - count(&measured.before)) as f64 / measured.seconds.len() as f64
     };
@@ -170,15 +197,15 @@ fn report(
     output.say(format!(
         "\n{}, batch {} x {}, rank {}, weights {:?}, {}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
         subject.name,
-        batches.batch,
-        batches.seq,
-        options.rank,
+        case.batch,
+        case.sequence,
+        case.rank,
         options.weights,
         options.method,
-        step * 1e3,
-        best * 1e3,
-        worst * 1e3,
-        tokens / step
+        step.median * 1e3,
+        step.low * 1e3,
+        step.high * 1e3,
+        tokens / step.median
     ));
     output.say(format!("loss {:.4} -> {:.4}", measured.first_loss, measured.last_loss));
     output.say(format!(
@@ -189,36 +216,32 @@ fn report(
         bytes(measured.after.bytes_in_use),
         bytes(measured.after.pooled_bytes)
     ));
-    let total: f64 = measured.kernels.iter().map(|kernel| kernel.nanoseconds).sum();
-    if total > 0.0 {
-        let rows: Vec<_> = measured
-            .kernels
-            .iter()
-            .take(16)
-            .map(|kernel| {
-                let share = 100.0 * kernel.nanoseconds / total;
-                let milliseconds = kernel.nanoseconds / 1e6;
-                vec![
-                    kernel.kernel.clone(),
-                    kernel.calls.to_string(),
-                    format!("{milliseconds:.3}"),
-                    format!("{share:.1}"),
-                ]
-            })
-            .collect();
-        output.say(format!("\n{}", table(&["kernel", "calls", "GPU ms", "%"], &rows)));
-        output.say(format!("all kernels: {:.2} ms", total / 1e6));
-    }
+    tell_kernels(&measured.kernels, output);
+    let kernel = |kernel: &KernelTime| json!({ "kernel": kernel.kernel, "calls": kernel.calls, "nanoseconds": kernel.nanoseconds });
     json!({
-        "preset": subject.preset, "method": options.method.name(), "batch": batches.batch, "seq": batches.seq, "rank": options.rank,
-        "weights": format!("{:?}", options.weights).to_lowercase(), "device": device.to_string(),
-        "checkpoint_activations": options.checkpoint_activations, "step_seconds": step, "step_seconds_min": best,
-        "step_seconds_max": worst, "tokens_per_second": tokens / step, "peak_bytes": measured.after.peak_bytes,
-        "bytes_in_use_before": measured.before.bytes_in_use, "bytes_in_use_after": measured.after.bytes_in_use,
-        "dispatches_per_step": dispatches, "submits_per_step": submits, "buffers_created_per_step": created,
-        "bind_groups_created_per_step": groups, "first_loss": measured.first_loss, "last_loss": measured.last_loss,
-        "kernels": measured.kernels.iter().map(|kernel| json!({
-            "kernel": kernel.kernel, "calls": kernel.calls, "nanoseconds": kernel.nanoseconds
-        })).collect::<Vec<_>>(),
+        "preset": subject.preset, "name": subject.name, "method": options.method.name(), "batch": case.batch,
+        "seq": case.sequence, "rank": case.rank, "weights": options.weights_name(),
+        "checkpoint_activations": options.checkpoint_activations, "dispatches_per_step": dispatches,
+        "first_loss": measured.first_loss, "last_loss": measured.last_loss, "time": {
+            "step": step.median, "step_min": step.low, "step_max": step.high, "tokens_per_second": tokens / step.median,
+            "peak_bytes": measured.after.peak_bytes, "bytes_in_use_before": measured.before.bytes_in_use,
+            "bytes_in_use_after": measured.after.bytes_in_use, "submits_per_step": submits,
+            "buffers_created_per_step": created, "bind_groups_created_per_step": groups,
+            "kernels": measured.kernels.iter().map(kernel).collect::<Vec<_>>(),
+        },
     })
+}
+
+fn tell_kernels(kernels: &[KernelTime], output: &Output) {
+    let total: f64 = kernels.iter().map(|kernel| kernel.nanoseconds).sum();
+    if total <= 0.0 {
+        return;
+    }
+    let row = |kernel: &KernelTime| {
+        let (milliseconds, share) = (kernel.nanoseconds / 1e6, 100.0 * kernel.nanoseconds / total);
+        vec![kernel.kernel.clone(), kernel.calls.to_string(), format!("{milliseconds:.3}"), format!("{share:.1}")]
+    };
+    let rows: Vec<_> = kernels.iter().take(16).map(row).collect();
+    output.say(format!("\n{}", table(&["kernel", "calls", "GPU ms", "%"], &rows)));
+    output.say(format!("all kernels: {:.2} ms", total / 1e6));
 }

@@ -35,6 +35,38 @@ impl Family {
     }
 }
 
+/// What is trained in a measurement, written as preset:batch:sequence:rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    pub preset: String,
+    pub batch: usize,
+    pub sequence: usize,
+    pub rank: usize,
+}
+
+impl Case {
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let wrong =
+            || Failure::input(format!("--case {text}: write name:batch:sequence:rank, as deberta-v3-base:32:128:8"));
+        let [name, numbers @ ..] = &text.split(':').collect::<Vec<_>>()[..] else { return Err(wrong()) };
+        let numbers: Vec<usize> = numbers.iter().map(|x| x.parse().map_err(|_| wrong())).collect::<Outcome<_>>()?;
+        match numbers[..] {
+            [batch, sequence, rank] if batch * sequence * rank > 0 => {
+                Ok(Case { preset: name.to_string(), batch, sequence, rank })
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    /// The model with random weights.
+    pub fn subject(&self, device: &Device, seed: u64) -> Outcome<Subject> {
+        // Weights of 7 B parameters in f32 leave no room for activations on most devices.
+        let large = self.preset.ends_with("7b") || self.preset.ends_with("8b");
+        let weights = if large { WeightType::F16 } else { WeightType::F32 };
+        Subject::new(&self.preset, weights, large, seed, device)
+    }
+}
+
 /// A model to be timed.
 pub struct Subject {
     pub model: Box<dyn Model>,

@@ -1,4 +1,4 @@
-//! Timing device work: warmed up, repeated, the median reported.
+//! Timing device work: warmed up, repeated, the median reported with the fastest and the slowest sample.
 
 use std::time::Instant;
 
@@ -6,13 +6,29 @@ use tensor::Device;
 
 use crate::failure::Outcome;
 
-/// Seconds that one call of `work` takes: the median of several samples, each long enough to hide the cost of waiting
-/// for the device. Calls are not waited for one by one.
+/// Seconds that one call takes: the median of several samples and their ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of at least one sample.
+    pub fn of(mut samples: Vec<f64>) -> Self {
+        let median = median(&mut samples);
+        Spread { median, low: samples[0], high: samples[samples.len() - 1] }
+    }
+}
+
+/// Seconds that one call of `work` takes, from several samples, each long enough to hide the cost of waiting for the device.
+/// Calls are not waited for one by one.
 pub fn seconds_per_call(
     device: &Device,
     budget_seconds: f64,
     mut work: impl FnMut() -> tensor::Result<()>,
-) -> Outcome<f64> {
+) -> Outcome<Spread> {
     const SAMPLES: usize = 5;
     // The first call builds kernels; the second tells how many calls make a sample.
     for _ in 0..2 {
@@ -33,7 +49,7 @@ pub fn seconds_per_call(
         device.synchronize()?;
         samples.push(started.elapsed().as_secs_f64() / calls as f64);
     }
-    Ok(median(&mut samples))
+    Ok(Spread::of(samples))
 }
 
 /// The middle of the sorted samples; the upper one of two.

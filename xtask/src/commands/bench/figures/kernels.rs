@@ -1,16 +1,22 @@
 //! Suite `kernels`: throughput beside what the device can do.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::part;
 use crate::failure::Outcome;
-use crate::report::{Bar, Bars, Better, Figure, Section};
+use crate::report::{Bar, Bars, Better, Figure, Finding, Section};
 
 #[derive(Deserialize)]
-struct Kernels {
-    bandwidth_gb_per_s: f64,
-    products: Vec<Product>,
+struct Memory {
+    time: Bandwidth,
+}
+
+#[derive(Deserialize)]
+struct Bandwidth {
+    gb_per_s: f64,
 }
 
 #[derive(Deserialize)]
@@ -21,7 +27,14 @@ struct Product {
     k: usize,
     layout: String,
     weight: String,
+    time: Throughput,
+}
+
+#[derive(Deserialize)]
+struct Throughput {
     tflops: f64,
+    tflops_low: f64,
+    tflops_high: f64,
 }
 
 impl Product {
@@ -34,14 +47,11 @@ impl Product {
 }
 
 pub fn section(raw: &Value) -> Outcome<Section> {
-    let kernels: Kernels = part(raw)?;
-    let best = kernels.products.iter().map(|product| product.tflops).fold(0.0, f64::max);
-    let mut weights: Vec<&str> = kernels.products.iter().map(|product| product.weight.as_str()).collect();
-    weights.dedup();
-    weights.sort_unstable();
-    weights.dedup();
-    let figures = weights.iter().map(|weight| Figure::Bars(bars(&kernels, weight, best))).collect();
-    let bandwidth = kernels.bandwidth_gb_per_s;
+    let bandwidth = part::<Memory>(&raw["memory"])?.time.gb_per_s;
+    let products: Vec<Product> = raw.get("products").map_or(Ok(Vec::new()), part)?;
+    let best = products.iter().map(|product| product.time.tflops).fold(0.0, f64::max);
+    let weights: BTreeSet<&str> = products.iter().map(|product| product.weight.as_str()).collect();
+    let figures = weights.iter().map(|weight| Figure::Bars(bars(&products, weight, best, bandwidth))).collect();
     Ok(Section {
         title: "Kernels".into(),
         text: vec![
@@ -49,31 +59,39 @@ pub fn section(raw: &Value) -> Outcome<Section> {
              factors' gradients."
                 .into(),
         ],
-        findings: vec![format!("Matrix products reach {best:.2} TFLOP/s; memory moves {bandwidth:.0} GB/s.")],
+        findings: vec![Finding::new(
+            "Kernels",
+            format!("Matrix products reach {best:.2} TFLOP/s; memory moves {bandwidth:.0} GB/s."),
+            true,
+        )],
         figures,
         ..Section::default()
     })
 }
 
-fn bars(kernels: &Kernels, weight: &str, best: f64) -> Bars {
+fn bars(products: &[Product], weight: &str, best: f64, bandwidth: f64) -> Bars {
     let bar = |product: &Product| {
-        let roof = best.min(product.intensity() * kernels.bandwidth_gb_per_s / 1e3);
+        let Throughput { tflops, tflops_low, tflops_high } = product.time;
+        let roof = best.min(product.intensity() * bandwidth / 1e3);
         Bar {
             group: format!("{}, {} x {} x {}", product.what, product.m, product.n, product.k),
             name: product.layout.clone(),
-            value: product.tflops,
-            low: None,
-            high: None,
+            value: tflops,
+            low: Some(tflops_low),
+            high: Some(tflops_high),
             // What fits into caches may be faster than memory.
-            ceiling: (roof >= product.tflops).then_some(roof),
+            ceiling: (roof >= tflops).then_some(roof),
             published: false,
         }
     };
     Bars {
         title: format!("Matrix products, B in {weight}"),
-        note: "The dashed mark is the lower of the fastest product here and what memory allows for this shape.".into(),
+        note: "The dashed mark is what this device was measured to do at most: the lower of the fastest product here and what \
+               memory allows for this shape. Intervals reach from the slowest to the fastest sample."
+            .into(),
+        timed: true,
         unit: "TFLOP/s".into(),
         better: Better::Higher,
-        bars: kernels.products.iter().filter(|product| product.weight == weight).map(bar).collect(),
+        bars: products.iter().filter(|product| product.weight == weight).map(bar).collect(),
     }
 }

@@ -1,25 +1,35 @@
 //! What the suites measured as sections of the report: figures, tables and findings, made from the suites' raw results.
 
 mod kernels;
+mod peers;
 mod reflora;
 mod relora;
 mod step;
+mod world;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::failure::Outcome;
-use crate::report::Section;
+use crate::report::{Figure, Section};
 
 /// The section of a suite by its name; a suite without figures of its own gets one with its raw results.
 pub fn section(suite: &str, raw: Value) -> Outcome<Section> {
-    let section = match suite {
+    let mut section = match suite {
+        "world" => world::section(&raw)?,
         "kernels" => kernels::section(&raw)?,
         "step" => step::section(&raw)?,
+        "peers" => peers::section(&raw)?,
         "reflora" => reflora::section(&raw)?,
         "relora" => relora::section(&raw)?,
         _ => Section { title: suite.into(), ..Section::default() },
     };
+    // An interrupted suite may have nothing for some.
+    section.figures.retain(|figure| match figure {
+        Figure::Lines(lines) => !lines.series.is_empty(),
+        Figure::Bars(bars) => !bars.bars.is_empty(),
+        Figure::Table(table) => !table.rows.is_empty(),
+    });
     Ok(Section { name: suite.into(), raw, ..section })
 }
 

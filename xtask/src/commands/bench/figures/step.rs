@@ -6,22 +6,27 @@ use serde_json::Value;
 use super::part;
 use crate::failure::Outcome;
 use crate::output::bytes;
-use crate::report::{Bar, Bars, Better, Figure, Section, Table};
+use crate::report::{Bar, Bars, Better, Figure, Finding, Section, Table};
 
 #[derive(Deserialize)]
 struct Step {
-    preset: String,
+    name: String,
     method: String,
     batch: usize,
     seq: usize,
     rank: usize,
     weights: String,
-    step_seconds: f64,
-    step_seconds_min: f64,
-    step_seconds_max: f64,
+    dispatches_per_step: f64,
+    time: Time,
+}
+
+#[derive(Deserialize)]
+struct Time {
+    step: f64,
+    step_min: f64,
+    step_max: f64,
     tokens_per_second: f64,
     peak_bytes: u64,
-    dispatches_per_step: f64,
     buffers_created_per_step: f64,
     kernels: Vec<Kernel>,
 }
@@ -37,52 +42,81 @@ struct Kernel {
 const SHOWN: usize = 12;
 
 pub fn section(raw: &Value) -> Outcome<Section> {
-    let step: Step = part(raw)?;
-    let milliseconds = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
-    let rows = [
-        ("model", format!("{}, weights in {}", step.preset, step.weights)),
-        ("batch", format!("{} sequences of {} tokens", step.batch, step.seq)),
-        ("method", format!("{}, rank {}", step.method, step.rank)),
-        ("a step", milliseconds(step.step_seconds)),
-        (
-            "fastest and slowest",
-            format!("{} and {}", milliseconds(step.step_seconds_min), milliseconds(step.step_seconds_max)),
-        ),
-        ("tokens a second", format!("{:.0}", step.tokens_per_second)),
-        ("peak memory", bytes(step.peak_bytes)),
-        ("dispatches a step", format!("{:.0}", step.dispatches_per_step)),
-        ("buffers created a step", format!("{:.1}", step.buffers_created_per_step)),
-    ];
-    let table = Table {
-        title: "One step".into(),
-        note: String::new(),
-        header: vec!["what".into(), "measured".into()],
-        rows: rows.map(|(name, value)| vec![name.to_string(), value]).into(),
-    };
-    let mut figures = vec![Figure::Table(table)];
-    if !step.kernels.is_empty() {
-        figures.push(Figure::Bars(kernels(&step.kernels)));
-    }
+    let steps: Vec<Step> = raw.get("steps").map_or(Ok(Vec::new()), part)?;
+    let mut figures = vec![Figure::Bars(times(&steps)), Figure::Table(facts(&steps))];
+    figures.extend(steps.iter().filter(|step| !step.time.kernels.is_empty()).map(|step| Figure::Bars(kernels(step))));
     Ok(Section {
         title: "A training step".into(),
         text: vec![
-            "Forward, backward, method and optimizer on a model with random weights, as finetune does them.".into(),
+            "Forward, backward, method and optimizer on models with random weights, as finetune does them.".into(),
         ],
-        findings: vec![format!(
-            "A training step of {} with {} tokens takes {} ({} to {}): {:.0} tokens a second.",
-            step.preset,
-            step.batch * step.seq,
-            milliseconds(step.step_seconds),
-            milliseconds(step.step_seconds_min),
-            milliseconds(step.step_seconds_max),
-            step.tokens_per_second
-        )],
+        findings: steps.iter().map(finding).collect(),
         figures,
         ..Section::default()
     })
 }
 
-fn kernels(kernels: &[Kernel]) -> Bars {
+impl Step {
+    fn shape(&self) -> String {
+        format!("{}, {} x {}, rank {}, weights in {}", self.name, self.batch, self.seq, self.rank, self.weights)
+    }
+}
+
+fn finding(step: &Step) -> Finding {
+    let milliseconds = |seconds: f64| format!("{:.1}", seconds * 1e3);
+    let Time { step: median, step_min, step_max, tokens_per_second, peak_bytes, .. } = &step.time;
+    let text = format!(
+        "{} ms ({} to {}), {tokens_per_second:.0} tokens a second, peak memory {} ({}).",
+        milliseconds(*median),
+        milliseconds(*step_min),
+        milliseconds(*step_max),
+        bytes(*peak_bytes),
+        step.shape()
+    );
+    Finding::new(&format!("LoRA step, {}", step.name), text, true)
+}
+
+fn times(steps: &[Step]) -> Bars {
+    let bar = |step: &Step| Bar {
+        group: step.shape(),
+        name: step.method.clone(),
+        value: step.time.step * 1e3,
+        low: Some(step.time.step_min * 1e3),
+        high: Some(step.time.step_max * 1e3),
+        ceiling: None,
+        published: false,
+    };
+    Bars {
+        title: "Time of a step".into(),
+        note: "Medians; intervals reach from the fastest to the slowest step.".into(),
+        timed: true,
+        unit: "ms".into(),
+        better: Better::Lower,
+        bars: steps.iter().map(bar).collect(),
+    }
+}
+
+fn facts(steps: &[Step]) -> Table {
+    let row = |step: &Step| {
+        vec![
+            step.name.clone(),
+            format!("{:.0}", step.time.tokens_per_second),
+            bytes(step.time.peak_bytes),
+            format!("{:.0}", step.dispatches_per_step),
+            format!("{:.1}", step.time.buffers_created_per_step),
+        ]
+    };
+    let header = ["model", "tokens a second", "peak memory", "dispatches a step", "buffers created a step"];
+    Table {
+        title: "What a step needs".into(),
+        note: String::new(),
+        timed: true,
+        header: header.map(str::to_string).into(),
+        rows: steps.iter().map(row).collect(),
+    }
+}
+
+fn kernels(step: &Step) -> Bars {
     let bar = |kernel: &Kernel| Bar {
         group: String::new(),
         name: format!("{} ({} calls)", kernel.kernel, kernel.calls),
@@ -93,10 +127,11 @@ fn kernels(kernels: &[Kernel]) -> Bars {
         published: false,
     };
     Bars {
-        title: "Where a step's time goes".into(),
+        title: format!("Where a step's time goes: {}", step.name),
         note: "Kernels' own time, the longest first.".into(),
+        timed: true,
         unit: "ms".into(),
         better: Better::Lower,
-        bars: kernels.iter().take(SHOWN).map(bar).collect(),
+        bars: step.time.kernels.iter().take(SHOWN).map(bar).collect(),
     }
 }

@@ -5,12 +5,14 @@
 use autograd::{Gradients, Optimizer, Sgd, SgdConfig};
 use lora::{AdapterSet, GradientTransform, LoraConfig, ModuleShape, Targets};
 use reflora::{Method, MethodOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 use tensor::{Device, RandomKey, Tensor};
 
+use super::super::{Bench, Results};
 use crate::failure::Outcome;
+use crate::interrupt;
 use crate::loading::lora_failure;
-use crate::output::{Output, table};
+use crate::output::table;
 
 const INPUTS: usize = 96;
 const OUTPUTS: usize = 64;
@@ -69,22 +71,27 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-pub fn run(device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
-    let (mut rows, mut results) = (Vec::new(), Vec::new());
+pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    let Bench { device, common, output, .. } = *bench;
+    let mut rows = Vec::new();
     for method in Method::ALL {
         let mut row = vec![method.to_string()];
         for exponent in EXPONENTS {
             let mut worst = 0.0f64;
-            for seed in seed..seed + SEEDS {
+            for seed in common.seed..common.seed + SEEDS {
                 let (one, two) = (change(device, method, 0, seed)?, change(device, method, exponent, seed)?);
                 let difference = norm(one.iter().zip(&two).map(|(x, y)| x - y)) / norm(one.iter().copied());
                 worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
             }
             row.push(format!("{worst:.1e}"));
-            results.push(json!({
-                "method": method.name(), "condition": 2f64.powi(exponent), "worst_relative_difference": worst,
-            }));
+            results.push(
+                "consistency",
+                json!({
+                    "method": method.name(), "condition": 2f64.powi(exponent), "worst_relative_difference": worst,
+                }),
+            );
         }
+        interrupt::check()?;
         rows.push(row);
     }
     let conditions: Vec<String> =
@@ -94,5 +101,5 @@ pub fn run(device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
         "\nconsistency: relative difference of one gradient step's change of B·A between (A, B) and (P⁻¹·A, B·P)\n{}",
         table(&header, &rows)
     ));
-    Ok(Value::Array(results))
+    Ok(())
 }

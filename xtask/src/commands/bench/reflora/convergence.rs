@@ -13,31 +13,36 @@ use reflora::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::lineage::Lineage;
+use super::super::plan::Reflora;
+use super::super::progress::Meter;
+use super::super::{Bench, Results};
 use super::summary;
 use crate::Common;
 use crate::commands::finetune::{self, Inputs, OptimizerKind};
 use crate::failure::{Failure, Outcome};
+use crate::interrupt;
 use crate::loading::lora_failure;
 use crate::output::Output;
 
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Options {
-    /// Suite reflora, convergence: learning rates.
-    #[arg(long, value_delimiter = ',', default_value = "3e-4,1e-3,3e-3,1e-2")]
-    rates: Vec<f32>,
-    /// Suite reflora, convergence: methods; default: all.
+    /// Suite reflora, convergence: learning rates; default: by optimizer.
     #[arg(long, value_delimiter = ',')]
+    rates: Vec<f32>,
+    /// Suite reflora, convergence: methods.
+    #[arg(long, value_delimiter = ',', default_value = "lora,reflora,reflora-s")]
     methods: Vec<Method>,
-    /// Suite reflora, convergence: optimizers.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "adamw")]
+    /// Suite reflora, convergence: optimizers; default: by device.
+    #[arg(long, value_enum, value_delimiter = ',')]
     optimizers: Vec<OptimizerKind>,
     /// Suite reflora, convergence: ranks.
     #[arg(long, value_delimiter = ',', default_value = "8")]
     ranks: Vec<usize>,
-    /// Suite reflora, convergence: number of seeds.
-    #[arg(long, default_value_t = 3)]
-    seeds: u64,
+    /// Suite reflora, convergence: number of seeds; default: by device.
+    #[arg(long)]
+    seeds: Option<u64>,
     /// Suite reflora, convergence: factors by which A is multiplied and B divided at the beginning: how badly the pair is
     /// scaled.
     #[arg(long, value_delimiter = ',', default_value = "1")]
@@ -45,7 +50,7 @@ pub struct Options {
     /// Suite reflora, convergence: a file of finished runs, one a line; those in it are not done again.
     #[arg(long, value_name = "FILE")]
     runs: Option<PathBuf>,
-    /// Suite reflora, convergence: what is fine-tuned, as flags of `finetune` (--model, --task, --data, --steps, …).
+    /// Suite reflora, convergence: flags of `finetune` for every run (--model, --task, --data, --steps, …); they win.
     #[arg(last = true, value_name = "FINETUNE FLAGS")]
     finetune: Vec<String>,
 }
@@ -93,6 +98,10 @@ impl Observer for Losses {
         self.0.borrow_mut().push(report.loss);
         Ok(())
     }
+
+    fn should_stop(&mut self) -> bool {
+        interrupt::requested()
+    }
 }
 
 /// A grid's runs, those of the file and new ones.
@@ -126,39 +135,102 @@ impl Grid {
     }
 }
 
-pub fn run(options: &Options, common: &Common, device: &tensor::Device, output: &Output) -> Outcome<Value> {
-    let mut grid = Grid::open(options.runs.as_ref())?;
-    if !options.finetune.is_empty() {
-        fill(&mut grid, options, common, device, output)?;
-    } else if grid.runs.is_empty() {
-        return Err(Failure::input(
-            "--part convergence: say what to fine-tune after --, as: -- --model DIR --task sst2 --data DIR --steps 400",
-        ));
+impl Options {
+    /// Whether the flags leave it open what is fine-tuned.
+    pub fn needs_lineage(&self) -> bool {
+        !self.finetune.iter().any(|word| word == "--model" || word.starts_with("--model="))
     }
-    summary::report(&grid.runs, output);
-    Ok(json!(grid.runs))
+
+    /// The plan's sizes where no flag says otherwise.
+    fn with_defaults(&self, plan: &Reflora) -> Self {
+        let optimizers = if self.optimizers.is_empty() { plan.optimizers.to_vec() } else { self.optimizers.clone() };
+        Options { optimizers, seeds: Some(self.seeds.unwrap_or(plan.seeds)), ..self.clone() }
+    }
+
+    /// Runs of the grid.
+    pub fn runs(&self, plan: &Reflora) -> u64 {
+        let options = self.with_defaults(plan);
+        let per_seed = options.cases("", 0).len() as u64;
+        per_seed * options.seeds.unwrap_or(0)
+    }
+
+    /// The runs of one seed, not yet done.
+    fn cases(&self, task: &str, seed: u64) -> Vec<Run> {
+        let mut cases = Vec::new();
+        for &optimizer in &self.optimizers {
+            let rates = if self.rates.is_empty() { Reflora::rates(optimizer) } else { &self.rates };
+            for &rank in &self.ranks {
+                for &imbalance in &self.imbalance {
+                    for &rate in rates {
+                        cases.extend(self.methods.iter().map(|method| Run {
+                            task: task.into(),
+                            method: method.name().into(),
+                            optimizer: optimizer.name().into(),
+                            rank,
+                            imbalance,
+                            rate,
+                            seed,
+                            losses: Vec::new(),
+                            seconds: 0.0,
+                            validation: None,
+                        }));
+                    }
+                }
+            }
+        }
+        cases
+    }
 }
 
-fn fill(grid: &mut Grid, options: &Options, common: &Common, device: &tensor::Device, output: &Output) -> Outcome<()> {
-    let mut words = options.finetune.clone();
-    // Nothing is written there.
-    words.extend(["--out".into(), "unused".into()]);
-    let arguments = Line::try_parse_from(&words).map_err(|error| Failure::input(error.to_string()))?.arguments;
-    let methods = if options.methods.is_empty() { &Method::ALL[..] } else { &options.methods };
-    for seed in common.seed..common.seed + options.seeds {
+pub fn run(options: &Options, lineage: Option<&Lineage>, bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    let mut grid = Grid::open(options.runs.as_ref())?;
+    let outcome = fill(&mut grid, &options.with_defaults(&bench.plan.reflora), lineage, bench);
+    summary::report(&grid.runs, bench.output);
+    results.set("convergence", json!(grid.runs));
+    outcome
+}
+
+/// What is fine-tuned and how, but for what the grid varies. RefLoRA and RefLoRA-S begin where the learning rate has risen.
+fn arguments(options: &Options, lineage: Option<&Lineage>, plan: &Reflora) -> Outcome<(String, finetune::Arguments)> {
+    let task = lineage.and_then(|lineage| lineage.tasks.first());
+    let warmup = plan.steps.div_ceil(10).to_string();
+    let mut flags: Vec<(&str, String)> = vec![
+        ("steps", plan.steps.to_string()),
+        ("batch", plan.batch.to_string()),
+        ("seq", plan.sequence.to_string()),
+        ("warmup", warmup.clone()),
+        ("method-warmup", warmup),
+    ];
+    flags.extend(lineage.map(|lineage| ("model", lineage.base.display().to_string())));
+    flags.extend(task.iter().flat_map(|task| task.flags()));
+    let flags = flags.into_iter().flat_map(|(flag, value)| [format!("--{flag}"), value]);
+    // Nothing is written to --out.
+    let words = flags.chain(options.finetune.iter().cloned()).chain(["--out".into(), "unused".into()]);
+    let line = Line::try_parse_from(words).map_err(|error| Failure::input(error.to_string()))?;
+    let name = task.map_or_else(|| line.arguments.task_name(), |task| task.name.clone());
+    Ok((name, line.arguments))
+}
+
+fn fill(grid: &mut Grid, options: &Options, lineage: Option<&Lineage>, bench: &Bench<'_>) -> Outcome<()> {
+    let Bench { device, common, plan, output, .. } = *bench;
+    let (task, arguments) = arguments(options, lineage, &plan.reflora)?;
+    output.say("\nconvergence: every method over the same learning rates and seeds");
+    let meter = Meter::new(output, options.runs(&plan.reflora));
+    for seed in common.seed..common.seed + options.seeds.unwrap_or(plan.reflora.seeds) {
         let common = Common { seed, ..common.clone() };
         let mut inputs = None;
-        for template in cases(options, methods, &arguments, seed) {
+        for template in options.cases(&task, seed) {
             if grid.runs.iter().any(|run| run.is(&template)) {
+                meter.advance(1)?;
                 continue;
             }
             let inputs = match &mut inputs {
                 Some(inputs) => inputs,
-                None => inputs.insert(finetune::read_inputs(&arguments, &common, device, output)?),
+                None => inputs.insert(finetune::read_inputs(&arguments, &common, device, &Output::captured())?),
             };
             let run = train(template, &arguments, inputs)?;
-            output.say(format!(
-                "{} {} {} rank {} x{} rate {:.1e} seed {seed}: loss {:.4}, {:.1} s",
+            let line = format!(
+                "{} {} {} rank {} x{} rate {:.0e} seed {seed}: loss {:.4}, {:.1} s",
                 run.task,
                 run.method,
                 run.optimizer,
@@ -167,37 +239,12 @@ fn fill(grid: &mut Grid, options: &Options, common: &Common, device: &tensor::De
                 run.rate,
                 summary::final_loss(&run),
                 run.seconds
-            ));
+            );
             grid.add(run)?;
+            meter.done(1, &line)?;
         }
     }
     Ok(())
-}
-
-/// The runs of one seed, not yet done.
-fn cases(options: &Options, methods: &[Method], arguments: &finetune::Arguments, seed: u64) -> Vec<Run> {
-    let mut cases = Vec::new();
-    for optimizer in &options.optimizers {
-        for &rank in &options.ranks {
-            for &imbalance in &options.imbalance {
-                for &rate in &options.rates {
-                    cases.extend(methods.iter().map(|method| Run {
-                        task: arguments.task_name(),
-                        method: method.name().into(),
-                        optimizer: optimizer.name().into(),
-                        rank,
-                        imbalance,
-                        rate,
-                        seed,
-                        losses: Vec::new(),
-                        seconds: 0.0,
-                        validation: None,
-                    }));
-                }
-            }
-        }
-    }
-    cases
 }
 
 fn train(template: Run, arguments: &finetune::Arguments, inputs: &Inputs) -> Outcome<Run> {
@@ -230,6 +277,9 @@ fn train(template: Run, arguments: &finetune::Arguments, inputs: &Inputs) -> Out
         Err(lora::LoraError::NotFinite { .. }) => return Ok(Run { seconds, ..template }),
         outcome => outcome.map_err(lora_failure)?,
     };
+    if outcome.stopped {
+        interrupt::check()?;
+    }
     let validation = match inputs.judge.measure(&inputs.loaded, Some(&outcome.adapters))? {
         Some(scores) => scores,
         None => {

@@ -7,18 +7,17 @@ mod summary;
 mod toy;
 
 pub use convergence::Run;
-use serde_json::{Map, Value};
-pub use summary::final_loss;
-use tensor::Device;
+pub use summary::{Setting, Told, final_loss};
 
-use crate::Common;
+use super::lineage::Lineage;
+use super::plan::Reflora;
+use super::{Bench, Results};
 use crate::failure::Outcome;
-use crate::output::Output;
 
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Options {
-    /// Suite reflora: the parts to run; default: toy, consistency and overhead.
+    /// Suite reflora: the parts to run; default: all.
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<Part>,
     #[command(flatten)]
@@ -35,22 +34,38 @@ enum Part {
     Consistency,
     /// Time of a step beside plain LoRA's.
     Overhead,
-    /// Loss, measures and good learning rates on a fine-tune given after `--`.
+    /// Loss, measures and good learning rates on a fine-tune.
     Convergence,
 }
 
-pub fn run(options: &Options, quick: bool, device: &Device, common: &Common, output: &Output) -> Outcome<Value> {
-    let default = [Part::Toy, Part::Consistency, Part::Overhead];
-    let parts = if options.part.is_empty() { &default[..] } else { &options.part };
-    let (mut results, seed) = (Map::new(), common.seed);
-    for part in parts {
-        let (name, value) = match part {
-            Part::Toy => ("toy", toy::run(quick, device, seed, output)?),
-            Part::Consistency => ("consistency", consistency::run(device, seed, output)?),
-            Part::Overhead => ("overhead", overhead::run(&options.overhead, quick, device, seed, output)?),
-            Part::Convergence => ("convergence", convergence::run(&options.convergence, common, device, output)?),
-        };
-        results.insert(name.into(), value);
+impl Options {
+    /// Whether a base and a task are needed.
+    pub fn needs_lineage(&self) -> bool {
+        self.parts().contains(&Part::Convergence) && self.convergence.needs_lineage()
     }
-    Ok(Value::Object(results))
+
+    /// Steps of fine-tuning, all runs together.
+    pub fn steps(&self, plan: &Reflora) -> u64 {
+        if self.parts().contains(&Part::Convergence) { self.convergence.runs(plan) * plan.steps } else { 0 }
+    }
+
+    fn parts(&self) -> &[Part] {
+        if self.part.is_empty() {
+            &[Part::Toy, Part::Consistency, Part::Overhead, Part::Convergence]
+        } else {
+            &self.part
+        }
+    }
+}
+
+pub fn run(options: &Options, lineage: Option<&Lineage>, bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    for part in options.parts() {
+        match part {
+            Part::Toy => toy::run(bench, results)?,
+            Part::Consistency => consistency::run(bench, results)?,
+            Part::Overhead => overhead::run(&options.overhead, bench, results)?,
+            Part::Convergence => convergence::run(&options.convergence, lineage, bench, results)?,
+        }
+    }
+    Ok(())
 }

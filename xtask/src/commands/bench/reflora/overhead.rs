@@ -4,18 +4,20 @@
 use std::time::Instant;
 
 use lora::{Adapter, AdapterSet, Base};
-use models::WeightType;
 use reflora::{Method, MethodOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 use tensor::{Device, RandomKey, Tensor};
 
+use super::super::progress::Meter;
 use super::super::step::Batches;
-use super::super::subject::Subject;
-use super::super::timing::median;
+use super::super::subject::{Case, Subject};
+use super::super::timing::Spread;
 use super::super::training_step::TrainingStep;
-use crate::failure::{Failure, Outcome};
+use super::super::{Bench, Results};
+use crate::commands::finetune::positive;
+use crate::failure::Outcome;
 use crate::loading::lora_failure;
-use crate::output::{Output, bytes, table};
+use crate::output::{bytes, table};
 
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
@@ -23,44 +25,15 @@ pub struct Options {
     /// Suite reflora, overhead: cases as name:batch:sequence:rank, the name being a preset of suite step.
     #[arg(long, value_delimiter = ',')]
     case: Vec<String>,
-    /// Suite reflora, overhead: rounds, in each of which every method does some steps.
-    #[arg(long, default_value_t = 8)]
-    rounds: usize,
+    /// Suite reflora, overhead: rounds, in each of which every method does some steps; default: by device.
+    #[arg(long, value_parser = positive)]
+    rounds: Option<usize>,
 }
 
 const METHODS: [Method; 3] = [Method::Lora, Method::RefLora, Method::RefLoraScalar];
 
 /// Steps of one method in one round.
 const STEPS: usize = 3;
-
-struct Case {
-    name: String,
-    batch: usize,
-    sequence: usize,
-    rank: usize,
-}
-
-impl Case {
-    fn parse(text: &str) -> Outcome<Self> {
-        let wrong =
-            || Failure::input(format!("--case {text}: write name:batch:sequence:rank, as deberta-v3-base:32:128:8"));
-        let [name, numbers @ ..] = &text.split(':').collect::<Vec<_>>()[..] else { return Err(wrong()) };
-        let numbers: Vec<usize> = numbers.iter().map(|x| x.parse().map_err(|_| wrong())).collect::<Outcome<_>>()?;
-        match numbers[..] {
-            [batch, sequence, rank] if batch * sequence * rank > 0 => {
-                Ok(Case { name: name.to_string(), batch, sequence, rank })
-            }
-            _ => Err(wrong()),
-        }
-    }
-
-    fn subject(&self, device: &Device, seed: u64) -> Outcome<Subject> {
-        // Weights of 7 B parameters in f32 leave no room for activations on most devices.
-        let large = self.name.ends_with("7b") || self.name.ends_with("8b");
-        let weights = if large { WeightType::F16 } else { WeightType::F32 };
-        Subject::new(&self.name, weights, large, seed, device)
-    }
-}
 
 /// Random factors with a B that is not zero, so that every method has work from the first step on.
 fn adapters(subject: &Subject, rank: usize, device: &Device, seed: u64) -> Outcome<AdapterSet> {
@@ -83,7 +56,7 @@ struct Timed {
     peak_bytes: u64,
 }
 
-fn measure(case: &Case, options: &Options, device: &Device, seed: u64) -> Outcome<Vec<Timed>> {
+fn measure(case: &Case, rounds: usize, device: &Device, seed: u64, meter: &Meter<'_>) -> Outcome<Vec<Timed>> {
     let subject = case.subject(device, seed)?;
     let (vocabulary, family) = (subject.vocabulary, subject.family);
     let batch = Batches { vocabulary, family, batch: case.batch, seq: case.sequence }.next(seed)?;
@@ -101,7 +74,7 @@ fn measure(case: &Case, options: &Options, device: &Device, seed: u64) -> Outcom
     drop(fresh);
     let nothing = || Timed { rounds: Vec::new(), host_waits: 0.0, dispatches: 0.0, peak_bytes: 0 };
     let mut timed: Vec<Timed> = METHODS.iter().map(|_| nothing()).collect();
-    for round in 0..options.rounds.max(1) + 1 {
+    for round in 0..=rounds {
         for (run, timed) in runs.iter_mut().zip(&mut timed) {
             device.synchronize()?;
             device.reset_peak();
@@ -120,50 +93,52 @@ fn measure(case: &Case, options: &Options, device: &Device, seed: u64) -> Outcom
             timed.dispatches = (after.dispatches - before.dispatches) as f64 / STEPS as f64;
             timed.peak_bytes = after.peak_bytes;
         }
+        meter.advance(1)?;
     }
     Ok(timed)
 }
 
-pub fn run(options: &Options, quick: bool, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
-    let small = device.is_cpu() || device.adapter().is_some_and(|adapter| adapter.is_software());
-    let default: &[&str] = match (small, quick) {
-        (true, true) => &["tiny:2:64:8"],
-        (true, false) => &["15m:4:64:8", "deberta-v3-mini:8:64:8"],
-        (false, true) => &["deberta-v3-base:32:128:8"],
-        (false, false) => &["deberta-v3-mini:32:64:8", "deberta-v3-base:32:128:8", "7b:16:256:32"],
+pub fn run(options: &Options, bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    let Bench { device, common, plan, output, .. } = *bench;
+    let cases = match options.case.is_empty() {
+        true => plan.reflora.overhead.iter().map(|text| text.to_string()).collect(),
+        false => options.case.clone(),
     };
-    let default: Vec<String> = default.iter().map(|text| text.to_string()).collect();
-    let cases = if options.case.is_empty() { &default } else { &options.case };
-    let mut results = Vec::new();
+    let rounds = options.rounds.unwrap_or(plan.reflora.rounds);
     output.say("\noverhead beside plain LoRA");
     for text in cases {
-        let case = Case::parse(text)?;
-        let timed = measure(&case, options, device, seed)?;
+        let meter = Meter::new(output, rounds as u64 + 1);
+        let timed = measure(&Case::parse(&text)?, rounds, device, common.seed, &meter)?;
+        drop(meter);
         let mut rows = Vec::new();
         for (method, one) in METHODS.iter().zip(&timed) {
             // Rounds are compared with the same round of plain LoRA: the machine may drift.
-            let mut ratios: Vec<f64> = one.rounds.iter().zip(&timed[0].rounds).map(|(own, lora)| own / lora).collect();
-            let step = median(&mut one.rounds.clone());
-            let ratio = median(&mut ratios);
+            let ratios = one.rounds.iter().zip(&timed[0].rounds).map(|(own, lora)| 100.0 * (own / lora - 1.0));
+            let (step, overhead) = (Spread::of(one.rounds.clone()), Spread::of(ratios.collect()));
             rows.push(vec![
                 text.clone(),
                 method.to_string(),
-                format!("{:.2}", step * 1e3),
-                format!("{:+.2}", 100.0 * (ratio - 1.0)),
-                format!("{:+.2} to {:+.2}", 100.0 * (ratios[0] - 1.0), 100.0 * (ratios[ratios.len() - 1] - 1.0)),
+                format!("{:.2}", step.median * 1e3),
+                format!("{:+.2}", overhead.median),
+                format!("{:+.2} to {:+.2}", overhead.low, overhead.high),
                 format!("{:.0}", one.dispatches),
                 format!("{:.1}", one.host_waits),
                 bytes(one.peak_bytes),
             ]);
-            results.push(json!({
-                "case": text, "method": method.name(), "step_seconds": step, "rounds": one.rounds,
-                "overhead_percent": 100.0 * (ratio - 1.0), "dispatches_per_step": one.dispatches,
-                "host_waits_per_step": one.host_waits, "peak_bytes": one.peak_bytes,
-            }));
+            results.push(
+                "overhead",
+                json!({
+                    "case": text, "method": method.name(), "dispatches_per_step": one.dispatches,
+                    "host_waits_per_step": one.host_waits, "time": {
+                        "step": step.median, "rounds": one.rounds, "overhead_percent": overhead.median,
+                        "overhead_low": overhead.low, "overhead_high": overhead.high, "peak_bytes": one.peak_bytes,
+                    },
+                }),
+            );
         }
         // A table for each case as soon as it is there: large models take minutes.
         let header = ["case", "method", "ms a step", "overhead %", "over rounds", "dispatches", "waits", "peak memory"];
         output.say(table(&header, &rows));
     }
-    Ok(Value::Array(results))
+    Ok(())
 }

@@ -8,34 +8,127 @@ use super::super::statistics::Estimate;
 use super::convergence::Run;
 use crate::output::{Output, table};
 
-/// Steps whose mean loss counts as the final one.
+/// Steps whose mean loss counts as the final one: the last quarter of the run, at most so many.
 const LAST: usize = 50;
 
 /// A rate is good when its loss is within this share of the method's best.
 const GOOD: f64 = 0.05;
 
+fn last(run: &Run) -> usize {
+    run.losses.len().div_ceil(4).clamp(1, LAST)
+}
+
 /// The mean loss over the last steps; infinite for a run that stopped being a number.
 pub fn final_loss(run: &Run) -> f64 {
-    let last = &run.losses[run.losses.len().saturating_sub(LAST)..];
+    let last = &run.losses[run.losses.len().saturating_sub(last(run))..];
     if last.is_empty() {
         return f64::INFINITY;
     }
     last.iter().map(|&loss| f64::from(loss)).sum::<f64>() / last.len() as f64
 }
 
-/// The runs of one method in one setting, by learning rate.
+fn final_losses(runs: &[&Run]) -> Estimate {
+    Estimate::of(&runs.iter().map(|run| final_loss(run)).collect::<Vec<_>>())
+}
+
+/// The runs of one method in one setting, by learning rate (its bits, which are in its order).
 type ByRate<'a> = BTreeMap<u32, Vec<&'a Run>>;
 
-/// The rate with the lowest mean final loss.
-fn best<'a, 'b>(by_rate: &'b ByRate<'a>) -> Option<(f32, &'b Vec<&'a Run>)> {
-    let mean = |runs: &[&Run]| runs.iter().map(|run| final_loss(run)).sum::<f64>() / runs.len() as f64;
-    let (bits, runs) = by_rate.iter().min_by(|one, two| mean(one.1).total_cmp(&mean(two.1)))?;
+/// All runs that differ in method, rate and seed only.
+pub struct Setting<'a> {
+    pub task: String,
+    pub optimizer: String,
+    pub rank: usize,
+    pub imbalance: f32,
+    methods: BTreeMap<&'a str, ByRate<'a>>,
+}
+
+/// How a method did in a setting.
+pub struct Told<'a> {
+    pub method: &'a str,
+    /// The rate with the lowest mean final loss, and the runs there.
+    pub rate: f32,
+    pub runs: &'a [&'a Run],
+    pub loss: Estimate,
+    /// The final loss minus that of plain LoRA at its own best rate, seed by seed: both saw the same batches from the same
+    /// factors.
+    pub minus_lora: Option<Estimate>,
+    /// Steps until LoRA's final loss, of the runs that reached it.
+    pub steps_to_lora: Vec<f64>,
+    /// Rates within some percent of the best loss.
+    pub good: Vec<f32>,
+}
+
+impl<'a> Setting<'a> {
+    /// Every setting of a grid.
+    pub fn all(runs: &'a [Run]) -> Vec<Self> {
+        let mut settings: BTreeMap<_, BTreeMap<&str, ByRate<'_>>> = BTreeMap::new();
+        for run in runs {
+            let key = (run.task.clone(), run.optimizer.clone(), run.rank, run.imbalance.to_bits());
+            let by_rate = settings.entry(key).or_default().entry(run.method.as_str()).or_default();
+            by_rate.entry(run.rate.to_bits()).or_default().push(run);
+        }
+        let setting = |((task, optimizer, rank, imbalance), methods)| {
+            let imbalance = f32::from_bits(imbalance);
+            Setting { task, optimizer, rank, imbalance, methods }
+        };
+        settings.into_iter().map(setting).collect()
+    }
+
+    /// For people.
+    pub fn name(&self) -> String {
+        let Setting { task, optimizer, rank, imbalance, .. } = self;
+        let scaled = if *imbalance == 1.0 { String::new() } else { format!(", A x {imbalance}") };
+        format!("{task}, {optimizer}, rank {rank}{scaled}")
+    }
+
+    /// The methods' names with their runs by rate.
+    pub fn methods(&self) -> impl Iterator<Item = (&'a str, Vec<(f32, &[&'a Run])>)> {
+        self.methods.iter().map(|(name, by_rate)| {
+            (*name, by_rate.iter().map(|(&bits, runs)| (f32::from_bits(bits), runs.as_slice())).collect())
+        })
+    }
+
+    /// Each method's result.
+    pub fn told(&self) -> Vec<Told<'_>> {
+        let lora = self.methods.get("lora").and_then(best).map(|(_, runs)| runs);
+        self.methods.iter().filter_map(|(method, by_rate)| told(method, by_rate, lora)).collect()
+    }
+}
+
+/// The rate with the lowest mean final loss, and its runs.
+fn best<'b, 'a>(by_rate: &'b ByRate<'a>) -> Option<(f32, &'b [&'a Run])> {
+    let (bits, runs) =
+        by_rate.iter().min_by(|one, two| final_losses(one.1).mean.total_cmp(&final_losses(two.1).mean))?;
     Some((f32::from_bits(*bits), runs))
+}
+
+fn told<'a>(method: &'a str, by_rate: &'a ByRate<'a>, lora: Option<&[&Run]>) -> Option<Told<'a>> {
+    let (rate, runs) = best(by_rate)?;
+    let loss = final_losses(runs);
+    let paired = |lora: &[&Run]| {
+        let pairs = runs.iter().filter_map(|run| {
+            let other = lora.iter().find(|other| other.seed == run.seed)?;
+            Some(final_loss(run) - final_loss(other))
+        });
+        Estimate::of(&pairs.collect::<Vec<_>>())
+    };
+    let target = lora.map_or(f64::NAN, |lora| final_losses(lora).mean);
+    let is_good = |runs: &[&Run]| final_losses(runs).mean <= loss.mean * (1.0 + GOOD);
+    Some(Told {
+        method,
+        rate,
+        runs,
+        loss,
+        minus_lora: lora.map(paired),
+        steps_to_lora: runs.iter().filter_map(|run| Some(steps_to(run, target)? as f64)).collect(),
+        good: by_rate.iter().filter(|(_, runs)| is_good(runs)).map(|(&bits, _)| f32::from_bits(bits)).collect(),
+    })
 }
 
 /// Steps until the running mean of the loss reaches `target`; `None` if it never does.
 fn steps_to(run: &Run, target: f64) -> Option<usize> {
-    let sums = run.losses.windows(LAST.min(run.losses.len().max(1)));
+    let sums = run.losses.windows(last(run));
     let mean = |window: &[f32]| window.iter().map(|&x| f64::from(x)).sum::<f64>() / window.len() as f64;
     sums.enumerate().find(|(_, window)| mean(window) <= target).map(|(start, window)| start + window.len())
 }
@@ -58,17 +151,9 @@ fn measures(run: &Run) -> BTreeMap<String, f64> {
 
 /// Prints a table for each setting.
 pub fn report(runs: &[Run], output: &Output) {
-    let mut settings: BTreeMap<(String, String, usize, u32), BTreeMap<&str, ByRate<'_>>> = BTreeMap::new();
-    for run in runs {
-        let key = (run.task.clone(), run.optimizer.clone(), run.rank, run.imbalance.to_bits());
-        let by_rate = settings.entry(key).or_default().entry(&run.method).or_default();
-        by_rate.entry(run.rate.to_bits()).or_default().push(run);
-    }
-    for ((task, optimizer, rank, imbalance), methods) in settings {
-        output.say(format!("\n{task}, {optimizer}, rank {rank}, A x {}", f32::from_bits(imbalance)));
-        let lora = methods.get("lora").and_then(best).map(|(_, runs)| runs.clone());
-        let rows: Vec<_> =
-            methods.iter().filter_map(|(method, by_rate)| row(method, by_rate, lora.as_deref())).collect();
+    for setting in Setting::all(runs) {
+        output.say(format!("\n{}", setting.name()));
+        let rows: Vec<_> = setting.told().iter().map(|told| row(told, &setting.methods[told.method])).collect();
         let header = [
             "method",
             "loss by rate",
@@ -84,54 +169,33 @@ pub fn report(runs: &[Run], output: &Output) {
     }
 }
 
-fn row(method: &str, by_rate: &ByRate<'_>, lora: Option<&[&Run]>) -> Option<Vec<String>> {
-    let losses = |runs: &[&Run]| runs.iter().map(|run| final_loss(run)).collect::<Vec<_>>();
-    let (rate, runs) = best(by_rate)?;
-    let own = Estimate::of(&losses(runs));
-    // Paired by seed: both methods saw the same batches from the same factors.
-    let paired = |lora: &[&Run]| {
-        let pairs = runs.iter().filter_map(|run| {
-            let other = lora.iter().find(|other| other.seed == run.seed)?;
-            Some(final_loss(run) - final_loss(other))
-        });
-        Estimate::of(&pairs.collect::<Vec<_>>()).show(4)
+fn row(told: &Told<'_>, by_rate: &ByRate<'_>) -> Vec<String> {
+    let steps = match (told.steps_to_lora.len(), told.runs.len()) {
+        (0, _) => "never".into(),
+        (reached, of) => format!("{:.0} ({reached} of {of})", Estimate::of(&told.steps_to_lora).mean),
     };
-    let steps = lora.map(|lora| {
-        let target = Estimate::of(&losses(lora)).mean;
-        let reached: Vec<f64> = runs.iter().filter_map(|run| Some(steps_to(run, target)? as f64)).collect();
-        let of = runs.len();
-        match reached.len() {
-            0 => "never".into(),
-            count => format!("{:.0} ({count} of {of})", Estimate::of(&reached).mean),
-        }
-    });
-    let good: Vec<f32> = by_rate
-        .iter()
-        .filter(|(_, runs)| Estimate::of(&losses(runs)).mean <= own.mean * (1.0 + GOOD))
-        .map(|(bits, _)| f32::from_bits(*bits))
-        .collect();
     let by_rate_text: Vec<String> = by_rate
         .iter()
-        .map(|(bits, runs)| format!("{:.0e}: {}", f32::from_bits(*bits), Estimate::of(&losses(runs)).show(3)))
+        .map(|(bits, runs)| format!("{:.0e}: {}", f32::from_bits(*bits), final_losses(runs).show(3)))
         .collect();
     let mut by_measure: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for (name, value) in runs.iter().flat_map(|run| measures(run)) {
+    for (name, value) in told.runs.iter().flat_map(|run| measures(run)) {
         by_measure.entry(name).or_default().push(value);
     }
     let measured: Vec<String> =
         by_measure.iter().map(|(name, values)| format!("{name} {}", Estimate::of(values).show(3))).collect();
-    let step_ms = runs.iter().map(|run| 1e3 * run.seconds / run.losses.len().max(1) as f64).collect::<Vec<_>>();
-    Some(vec![
-        method.into(),
+    let step_ms: Vec<f64> = told.runs.iter().map(|run| 1e3 * run.seconds / run.losses.len().max(1) as f64).collect();
+    vec![
+        told.method.into(),
         by_rate_text.join("; "),
-        format!("{rate:.0e}"),
-        own.show(4),
-        lora.map_or("-".into(), paired),
-        steps.unwrap_or("-".into()),
-        good.iter().map(|rate| format!("{rate:.0e}")).collect::<Vec<_>>().join(" "),
+        format!("{:.0e}", told.rate),
+        told.loss.show(4),
+        told.minus_lora.map_or("-".into(), |difference| difference.show(4)),
+        steps,
+        told.good.iter().map(|rate| format!("{rate:.0e}")).collect::<Vec<_>>().join(" "),
         format!("{:.1}", Estimate::of(&step_ms).mean),
         measured.join(", "),
-    ])
+    ]
 }
 
 #[cfg(test)]
@@ -157,17 +221,16 @@ mod tests {
     fn the_best_rate_and_its_neighbours_are_told() {
         let lora = [run("lora", 1e-3, 0, &[3.0, 1.0, 1.0]), run("lora", 1e-2, 0, &[])];
         let fast = [run("reflora", 1e-3, 0, &[1.0, 0.5, 0.5]), run("reflora", 1e-2, 0, &[1.0, 0.51, 0.51])];
-        assert!((final_loss(&lora[0]) - 5.0 / 3.0).abs() < 1e-6 && final_loss(&lora[1]).is_infinite());
-        let by_rate = |runs: &'static [Run]| -> ByRate<'static> {
-            runs.iter().map(|run| (run.rate.to_bits(), vec![run])).collect()
-        };
-        let lora = by_rate(Vec::leak(lora.to_vec()));
-        let fast = by_rate(Vec::leak(fast.to_vec()));
-        let best_of_lora = best(&lora).unwrap().1.clone();
-        let row = row("reflora", &fast, Some(&best_of_lora)).unwrap();
+        assert!(final_loss(&lora[0]) == 1.0 && final_loss(&lora[1]).is_infinite());
+        let runs = [lora, fast].concat();
+        let setting = &Setting::all(&runs)[0];
+        assert_eq!(setting.name(), "sst2, adamw, rank 8");
+        let told = setting.told();
+        let row = row(&told[1], &setting.methods["reflora"]);
+        assert_eq!(row[0], "reflora");
         assert_eq!(row[2], "1e-3");
-        assert_eq!(row[4], "-1.0000");
-        assert_eq!(row[5], "3 (1 of 1)");
+        assert_eq!(row[4], "-0.5000");
+        assert_eq!(row[5], "1 (1 of 1)");
         assert_eq!(row[6], "1e-3 1e-2");
         assert_eq!(row[8], "accuracy 0.500");
     }

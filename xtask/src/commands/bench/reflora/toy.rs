@@ -4,13 +4,15 @@
 use autograd::{Gradients, Optimizer, Sgd, SgdConfig};
 use lora::{AdapterSet, GradientTransform, LoraConfig, ModuleShape, Targets};
 use reflora::{Method, MethodOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 use tensor::{Device, RandomKey, Tensor};
 
+use super::super::progress::Meter;
 use super::super::timing::median;
+use super::super::{Bench, Results};
 use crate::failure::Outcome;
 use crate::loading::lora_failure;
-use crate::output::{Output, table};
+use crate::output::table;
 
 const SIZE: usize = 128;
 const RANK: usize = 6;
@@ -84,9 +86,11 @@ fn solved_at(losses: &[f64]) -> Option<usize> {
     losses.iter().position(|&loss| loss < SOLVED)
 }
 
-pub fn run(quick: bool, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
-    let seeds = if quick { 5 } else { 20 };
-    let (mut rows, mut results) = (Vec::new(), Vec::new());
+pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
+    let Bench { device, common, plan, output, .. } = *bench;
+    let (seed, seeds) = (common.seed, plan.reflora.toy_seeds);
+    let mut rows = Vec::new();
+    let meter = Meter::new(output, (Method::ALL.len() * RATES.len()) as u64);
     for method in Method::ALL {
         for rate in RATES {
             let curves: Vec<Vec<f64>> =
@@ -113,15 +117,20 @@ pub fn run(quick: bool, device: &Device, seed: u64, output: &Output) -> Outcome<
                 last,
                 published(method, rate).into(),
             ]);
-            results.push(json!({
-                "method": method.name(), "learning_rate": rate, "seeds": seeds, "solved": solved.len(),
-                "solved_at": solved, "curves": curves, "published": published(method, rate),
-            }));
+            results.push(
+                "toy",
+                json!({
+                    "method": method.name(), "learning_rate": rate, "seeds": seeds, "solved": solved.len(),
+                    "solved_at": solved, "curves": curves, "published": published(method, rate),
+                }),
+            );
+            meter.advance(1)?;
         }
     }
+    drop(meter);
     let header = ["method", "rate", "below 1e-2", "at iteration", "median at 37", "after 100", "published"];
     output.say(format!("\ntoy problem, 128 x 128, rank 6, {seeds} seeds\n{}", table(&header, &rows)));
-    Ok(Value::Array(results))
+    Ok(())
 }
 
 #[cfg(test)]

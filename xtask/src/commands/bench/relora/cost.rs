@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tensor::{Device, RandomKey, Tensor};
 
 use super::super::timing::median;
-use super::Options;
+use super::settings::Settings;
 use crate::failure::{Failure, Outcome};
 use crate::loading::{lora_failure, model_failure};
 use crate::output::{Output, table};
@@ -42,11 +42,11 @@ fn kind(module: &str) -> &str {
     module.rsplit('.').next().unwrap_or(module)
 }
 
-pub fn run(options: &Options, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
-    let config = LlamaConfig::preset(&options.cost_model).ok_or_else(|| {
+pub fn run(settings: &Settings, device: &Device, seed: u64, output: &Output) -> Outcome<Value> {
+    let config = LlamaConfig::preset(&settings.cost_model).ok_or_else(|| {
         Failure::input(format!(
             "--cost-model {}: the presets are {}",
-            options.cost_model,
+            settings.cost_model,
             LlamaConfig::PRESETS.join(", ")
         ))
     })?;
@@ -54,7 +54,7 @@ pub fn run(options: &Options, device: &Device, seed: u64, output: &Output) -> Ou
     let (evolution, measured) = evolution(&adapters, device, seed)?;
     output.say(format!(
         "\n{} shapes, rank {RANK}: the change of {} weights at k = {} in {measured:.1} s",
-        options.cost_model,
+        settings.cost_model,
         adapters.adapters().len(),
         4 * RANK
     ));
@@ -78,7 +78,7 @@ pub fn run(options: &Options, device: &Device, seed: u64, output: &Output) -> Ou
         .map(|(length, one, all)| json!({ "tokens": length, "one_seconds": one, "sixteen_seconds": all }))
         .collect();
     Ok(json!({
-        "model": options.cost_model, "modules": adapters.adapters().len(), "rank": RANK,
+        "model": settings.cost_model, "modules": adapters.adapters().len(), "rank": RANK,
         "evolution_seconds": measured, "fusion_preparation_seconds": prepared, "fusion_seconds": fused,
         "passes": passes,
     }))

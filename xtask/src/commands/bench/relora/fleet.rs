@@ -7,41 +7,46 @@ use std::time::Instant;
 use lora::write_whole;
 use serde_json::{Value, json};
 
-use super::Options;
+use super::super::Bench;
+use super::super::lineage::Lineage;
+use super::super::progress::Meter;
 use super::commands::{self, words};
-use super::lineage::Lineage;
 use super::runs::Runs;
-use crate::Common;
+use super::settings::Settings;
 use crate::failure::{Failure, Outcome};
 use crate::loading::lora_failure;
-use crate::output::Output;
 
 /// Stages of a report whose seconds are an adapter's own.
 const OWN: [&str; 4] = ["gate", "search", "training", "judging"];
 
-pub fn run(options: &Options, lineage: &Lineage, common: &Common, output: &Output) -> Outcome<Value> {
-    let runs = Runs::open(options, common, output)?;
+pub fn run(settings: &Settings, lineage: &Lineage, bench: &Bench<'_>) -> Outcome<Value> {
+    let Bench { common, output, .. } = *bench;
+    let meter = Meter::new(output, settings.fleet);
+    let runs = Runs::open(settings, common, meter)?;
     let update =
         lineage.updates.last().ok_or_else(|| Failure::input("suite relora, part fleet: there is no update"))?;
     let mut manifest = String::new();
-    for number in 0..options.fleet {
+    for number in 0..settings.fleet {
         let task = &lineage.tasks[number as usize % lineage.tasks.len()];
         let (adapter, _) = runs.adapter(lineage, task, common.seed + number / lineage.tasks.len() as u64)?;
         let absolute = |path: &std::path::Path| -> Outcome<String> {
             let whole = path.canonicalize();
             Ok(whole.map_err(|error| Failure::input(format!("{}: {error}", path.display())))?.display().to_string())
         };
-        let line = json!({
-            "adapter": absolute(&adapter)?, "data": absolute(&task.training)?,
-            "validation": absolute(&task.validation)?, "task": task.kind, "name": format!("{}-{number}", task.name),
+        let mut line = json!({
+            "adapter": absolute(&adapter)?, "data": absolute(&task.training)?, "task": task.kind,
+            "name": format!("{}-{number}", task.name),
         });
+        if let Some(validation) = &task.validation {
+            line["validation"] = absolute(validation)?.into();
+        }
         manifest += &format!("{line}\n");
     }
-    let (file, out) = (options.work.join("fleet.jsonl"), options.work.join("fleet"));
+    let (file, out) = (settings.work.join("fleet.jsonl"), settings.work.join("fleet"));
     write_whole(&file, manifest.as_bytes()).map_err(lora_failure)?;
     // Nothing of an earlier run may be found again.
     let _ = fs::remove_dir_all(&out);
-    let rate = options.restore_rates.get(1).or(options.restore_rates.first()).copied().unwrap_or(1e-3);
+    let rate = settings.restore_rates.get(1).or(settings.restore_rates.first()).copied().unwrap_or(1e-3);
     let mut words = words(
         "restore",
         &[
@@ -49,11 +54,11 @@ pub fn run(options: &Options, lineage: &Lineage, common: &Common, output: &Outpu
             ("new-model", update.directory.display().to_string()),
             ("manifest", file.display().to_string()),
             ("target", "none".into()),
-            ("steps", options.restore_steps.to_string()),
-            ("eval-every", options.restore_steps.to_string()),
+            ("steps", settings.restore_steps.to_string()),
+            ("eval-every", settings.restore_steps.to_string()),
             ("lr", rate.to_string()),
-            ("batch", options.restore_batch.to_string()),
-            ("seq", options.restore_seq.to_string()),
+            ("batch", settings.batch.to_string()),
+            ("seq", settings.sequence.to_string()),
             ("out", out.display().to_string()),
         ],
     );

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Options;
+use super::super::lineage::{Lineage, Task, Update};
+use super::super::progress::Meter;
 use super::commands::{run, run_once, words};
-use super::lineage::{Lineage, Task, Update};
-use super::readiness;
+use super::readiness::{self, Before, Readiness};
+use super::settings::Settings;
 use crate::Common;
 use crate::failure::{Failure, Outcome};
-use crate::output::Output;
 
 /// A method as `restore` spells it, and how its gradients are changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub const METHODS: [Method; 6] = [
     RELORA,
     method("ReLoRA + RefLoRA", "relora", "reflora"),
 ];
+
+/// Those whose rate is chosen; the other variants of the full method have its rate.
+const TUNED: [Method; 3] = [WARM_START, REBASE, RELORA];
 
 /// The targets: modules of attention and feed-forward that the paper's adapters have.
 const TARGETS: &str = "q_proj,k_proj,v_proj,up_proj,down_proj";
@@ -76,19 +79,28 @@ pub struct Run {
     pub budget: u64,
 }
 
+/// Steps that the runs of one update and task train: rates are tried on the first seed, which keeps its best one.
+pub fn steps_of_a_cell(settings: &Settings) -> u64 {
+    let more = settings.seeds.saturating_sub(1);
+    let tried = |rates: &[f32]| rates.len() as u64 + more;
+    let of_variants = (METHODS.len() - 1 - TUNED.len()) as u64 * settings.seeds;
+    let restored = TUNED.len() as u64 * tried(&settings.restore_rates) + of_variants;
+    tried(&settings.retrain_rates) * settings.adapter_steps + restored * settings.restore_steps
+}
+
 /// All runs, those of earlier invocations included.
 pub struct Runs<'a> {
-    options: &'a Options,
+    settings: &'a Settings,
     common: &'a Common,
-    output: &'a Output,
+    meter: Meter<'a>,
     finished: Vec<Run>,
 }
 
 impl<'a> Runs<'a> {
-    pub fn open(options: &'a Options, common: &'a Common, output: &'a Output) -> Outcome<Self> {
-        let work = &options.work;
+    pub fn open(settings: &'a Settings, common: &'a Common, meter: Meter<'a>) -> Outcome<Self> {
+        let work = &settings.work;
         fs::create_dir_all(work).map_err(|error| Failure::input(format!("--work {}: {error}", work.display())))?;
-        let mut runs = Runs { options, common, output, finished: Vec::new() };
+        let mut runs = Runs { settings, common, meter, finished: Vec::new() };
         let file = runs.file();
         if file.exists() {
             let refused = |error: String| Failure::input(format!("{}: {error}", file.display()));
@@ -100,59 +112,58 @@ impl<'a> Runs<'a> {
                 runs.finished.push(run);
             }
         }
-        let settings = runs.settings();
-        runs.finished.retain(|run| run.settings == settings);
         Ok(runs)
     }
 
-    pub fn finished(&self) -> &[Run] {
-        &self.finished
+    pub fn into_finished(self) -> Vec<Run> {
+        self.finished
     }
 
     fn file(&self) -> PathBuf {
-        self.options.work.join("runs.jsonl")
-    }
-
-    /// What two runs of the same update, task, method, rate and seed may differ by.
-    fn settings(&self) -> String {
-        let options = self.options;
-        format!(
-            "{:?} {} {} {} {} {} {} {} {}",
-            options.old_model,
-            options.world_rows,
-            options.world_steps,
-            options.adapter_steps,
-            options.restore_steps,
-            options.restore_eval_every,
-            options.restore_batch,
-            options.restore_seq,
-            options.restore_flags
-        )
+        self.settings.work.join("runs.jsonl")
     }
 
     fn seeds(&self) -> std::ops::Range<u64> {
-        self.common.seed..self.common.seed + self.options.restore_seeds
+        self.common.seed..self.common.seed + self.settings.seeds
+    }
+
+    /// Every method on every update and task.
+    pub fn of_lineage(&mut self, lineage: &Lineage) -> Outcome<()> {
+        let settings = format!("{} {}", lineage.base.display(), self.settings.identity());
+        self.finished.retain(|run| run.settings == settings);
+        for task in &lineage.tasks {
+            for seed in self.seeds() {
+                let (_, loss) = self.adapter(lineage, task, seed)?;
+                let line = format!("adapter for {}, seed {seed}: validation loss {loss:.4}", task.name);
+                self.meter.done(self.settings.adapter_steps, &line)?;
+            }
+        }
+        for update in &lineage.updates {
+            for task in &lineage.tasks {
+                self.of_update(lineage, update, task)?;
+            }
+        }
+        Ok(())
     }
 
     fn flags(&self, task: &Task, steps: u64, rate: f32, eval_every: u64) -> Vec<(&'static str, String)> {
-        vec![
-            ("task", task.kind.clone()),
-            ("data", task.training.display().to_string()),
-            ("validation", task.validation.display().to_string()),
+        let mut flags = task.flags();
+        flags.extend([
             ("steps", steps.to_string()),
             ("lr", rate.to_string()),
-            ("batch", self.options.restore_batch.to_string()),
-            ("seq", self.options.restore_seq.to_string()),
+            ("batch", self.settings.batch.to_string()),
+            ("seq", self.settings.sequence.to_string()),
             ("eval-every", eval_every.to_string()),
-        ]
+        ]);
+        flags
     }
 
     /// Trains the adapter of one task and seed on the old base, unless it is there. Returns its directory and its validation
     /// loss.
     pub fn adapter(&self, lineage: &Lineage, task: &Task, seed: u64) -> Outcome<(PathBuf, f64)> {
-        let out = self.options.work.join("adapters").join(format!("{}-{seed}", task.name));
-        let rate = self.options.retrain_rates.get(1).or(self.options.retrain_rates.first()).copied().unwrap_or(3e-3);
-        let mut flags = self.flags(task, self.options.adapter_steps, rate, self.options.adapter_steps.div_ceil(20));
+        let out = self.settings.work.join("adapters").join(format!("{}-{seed}", task.name));
+        let rate = self.settings.retrain_rates.get(1).or(self.settings.retrain_rates.first()).copied().unwrap_or(3e-3);
+        let mut flags = self.flags(task, self.settings.adapter_steps, rate, self.settings.adapter_steps.div_ceil(20));
         flags.extend([
             ("model", lineage.base.display().to_string()),
             ("out", out.display().to_string()),
@@ -170,11 +181,11 @@ impl<'a> Runs<'a> {
 
     /// Every method on one update and task: rates are chosen on the first seed, then all seeds are done. The full method's
     /// rate is that of its variants, too.
-    pub fn of_update(&mut self, lineage: &Lineage, update: &Update, task: &Task) -> Outcome<()> {
+    fn of_update(&mut self, lineage: &Lineage, update: &Update, task: &Task) -> Outcome<()> {
         let first = self.common.seed;
         let mut lowest = Vec::new();
         let mut nothing = f64::NAN;
-        for rate in self.options.retrain_rates.clone() {
+        for rate in self.settings.retrain_rates.clone() {
             let run = self.restore(lineage, update, task, RETRAIN, rate, first)?;
             nothing = run.report["start_loss"].as_f64().unwrap_or(f64::NAN);
             lowest.push((readiness::lowest(run), rate));
@@ -182,12 +193,14 @@ impl<'a> Runs<'a> {
         let (best, retrain_rate) = least(lowest);
         let target = readiness::share_of_the_way(nothing, best);
         let mut rates = vec![(RETRAIN, retrain_rate)];
-        for method in [WARM_START, REBASE, RELORA] {
+        for method in TUNED {
             let mut soonest = Vec::new();
-            for rate in self.options.restore_rates.clone() {
+            for rate in self.settings.restore_rates.clone() {
                 let run = self.restore(lineage, update, task, method, rate, first)?;
-                // Those that are never ready come last, by their loss.
-                let ready = readiness::ready(run, target).map_or(1e9, |ready| ready.steps);
+                // Those that are never ready come last, by their loss. The evolution is every rate's alike, and its time
+                // would make the choice depend on the machine.
+                let counted = |ready: Readiness| ready.steps - Before::of(run).evolution.steps;
+                let ready = readiness::ready(run, target).map_or(1e9, counted);
                 soonest.push((ready + 1e-3 * readiness::lowest(run), rate));
             }
             rates.push((method, least(soonest).1));
@@ -220,9 +233,9 @@ impl<'a> Runs<'a> {
             return Ok(&self.finished[place]);
         }
         let (adapter, old_loss) = self.adapter(lineage, task, seed)?;
-        let steps = if method == RETRAIN { self.options.adapter_steps } else { self.options.restore_steps };
-        let out = self.options.work.join("restored");
-        let mut flags = self.flags(task, steps, rate, self.options.restore_eval_every);
+        let steps = if method == RETRAIN { self.settings.adapter_steps } else { self.settings.restore_steps };
+        let out = self.settings.work.join("restored");
+        let mut flags = self.flags(task, steps, rate, self.settings.eval_every);
         flags.extend([
             ("old-model", lineage.base.display().to_string()),
             ("new-model", update.directory.display().to_string()),
@@ -234,13 +247,17 @@ impl<'a> Runs<'a> {
             ("out", out.display().to_string()),
         ]);
         let mut words = words("restore", &flags);
-        words.extend(self.options.restore_flags.split_whitespace().map(String::from));
+        words.extend(self.settings.flags.split_whitespace().map(String::from));
         words.push("--overwrite".into());
         // Nothing of an earlier run may be found again: the base's change is measured, and timed, each time.
         let _ = fs::remove_dir_all(&out);
         // That a target is missed is a result.
         let (mut result, _) = run(&words, &self.common(seed))?;
-        let report = result["adapters"][0].take();
+        let mut report = result["adapters"][0].take();
+        if let Some(object) = report.as_object_mut() {
+            // A place that is gone when the report is read.
+            object.remove("out");
+        }
         if let Some(error) = report["error"].as_str() {
             return Err(anyhow::anyhow!("`{}` failed: {error}", words.join(" ")).into());
         }
@@ -250,22 +267,18 @@ impl<'a> Runs<'a> {
             method: method.name.into(),
             rate,
             seed,
-            settings: self.settings(),
+            settings: format!("{} {}", lineage.base.display(), self.settings.identity()),
             old_loss: report["old_base_loss"].as_f64().unwrap_or(old_loss),
             curve: curve(&out.join("metrics.jsonl"))?,
             report,
-            batch: self.options.restore_batch,
+            batch: self.settings.batch,
             budget: steps,
         };
-        self.output.say(format!(
-            "{} {} {} rate {rate:.0e} seed {seed}: {}",
-            update.name,
-            task.name,
-            method.name,
-            readiness::one_line(&done)
-        ));
+        let line = readiness::one_line(&done);
+        let line = format!("{} {} {} rate {rate:.0e} seed {seed}: {line}", update.name, task.name, method.name);
         self.keep(&done)?;
         self.finished.push(done);
+        self.meter.done(steps, &line)?;
         Ok(&self.finished[self.finished.len() - 1])
     }
 

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::super::statistics::Estimate;
-use super::Options;
 use super::readiness::{self, Before, Readiness};
 use super::runs::{METHODS, RELORA, RETRAIN, Run, WARM_START};
+use super::settings::Settings;
 use crate::output::{Output, table};
 
 /// A warm start that needs at most this share of retraining's steps counts as near-ready.
@@ -37,10 +37,10 @@ struct Target<'a> {
 }
 
 /// Prints a table for each update and task and the comparison over all of them; gives the same as an object.
-pub fn report(runs: &[Run], options: &Options, output: &Output) -> Value {
+pub fn report(runs: &[Run], settings: &Settings, output: &Output) -> Value {
     let cells = cells(runs);
     let mut comparisons: BTreeMap<&str, Comparison> = BTreeMap::new();
-    let mut tables = Vec::new();
+    let (mut tables, mut times) = (Vec::new(), Vec::new());
     for ((update, task), cell) in &cells {
         let size = cell.get(RELORA.name).and_then(|runs| runs.first()?.report["relative_size"].as_f64());
         let size = size.map_or(String::new(), |size| format!(", |E|/|W| {size:.3}"));
@@ -52,11 +52,13 @@ pub fn report(runs: &[Run], options: &Options, output: &Output) -> Value {
         output.say(reuse_line(cell, &targets));
         tables.push(json!({ "update": update, "task": task, "header": HEADER, "rows": rows }));
         for target in &targets {
-            compare(cell, target, options, comparisons.entry(target.name).or_default());
+            let place = format!("{update}, {task}");
+            times.extend(cell.iter().map(|(method, runs)| time_to(target, &place, method, runs)));
+            compare(cell, target, settings.eval_every, comparisons.entry(target.name).or_default());
         }
     }
     let overall = overall(&comparisons, output);
-    json!({ "tables": tables, "overall": overall })
+    json!({ "timed": true, "tables": tables, "times": times, "overall": overall })
 }
 
 const HEADER: [&str; 9] = [
@@ -126,6 +128,16 @@ fn row(method: &str, runs: &[&Run], targets: &[Target<'_>]) -> Vec<String> {
     cells
 }
 
+/// When a method's runs were ready, of those that ever were.
+fn time_to(target: &Target<'_>, place: &str, method: &str, runs: &[&Run]) -> Value {
+    let ready: Vec<Readiness> = runs.iter().filter_map(|run| readiness::ready(run, (target.loss)(run))).collect();
+    json!({
+        "target": target.name, "place": place, "method": method, "runs": runs.len(),
+        "steps": ready.iter().map(|ready| ready.steps).collect::<Vec<_>>(),
+        "seconds": ready.iter().map(|ready| ready.seconds).collect::<Vec<_>>(),
+    })
+}
+
 /// What the old adapter is worth as it is.
 fn reuse_line(cell: &Cell<'_>, targets: &[Target<'_>]) -> String {
     let runs: Vec<&Run> = cell.get(WARM_START.name).cloned().unwrap_or_default();
@@ -169,6 +181,13 @@ impl Ratios {
         }
     }
 
+    /// The geometric mean and its interval, where there is one.
+    fn numbers(logarithms: &[f64]) -> Value {
+        let Estimate { mean, half_width } = Estimate::of(logarithms);
+        let end = |sign: f64| Some((mean + sign * half_width).exp()).filter(|end| end.is_finite());
+        json!({ "mean": mean.exp(), "low": end(-1.0), "high": end(1.0) })
+    }
+
     /// The geometric mean, its interval, and the largest.
     fn show(logarithms: &[f64]) -> String {
         let Estimate { mean, half_width } = Estimate::of(logarithms);
@@ -185,7 +204,7 @@ impl Ratios {
     }
 }
 
-fn compare(cell: &Cell<'_>, target: &Target<'_>, options: &Options, comparison: &mut Comparison) {
+fn compare(cell: &Cell<'_>, target: &Target<'_>, eval_every: u64, comparison: &mut Comparison) {
     let of = |method: &str, seed: u64| cell.get(method)?.iter().find(|run| run.seed == seed).copied();
     let took = |run: &Run| {
         readiness::ready(run, (target.loss)(run)).unwrap_or_else(|| Readiness {
@@ -208,7 +227,7 @@ fn compare(cell: &Cell<'_>, target: &Target<'_>, options: &Options, comparison: 
             }
             if *method == RELORA {
                 // Curves are known to the distance of two evaluations.
-                let allowed = warmed.steps + Before::of(run).total().steps + options.restore_eval_every as f64;
+                let allowed = warmed.steps + Before::of(run).total().steps + eval_every as f64;
                 comparison.worse += usize::from(own.steps > allowed);
             }
         }
@@ -252,7 +271,17 @@ fn overall(comparisons: &BTreeMap<&str, Comparison>, output: &Output) -> Value {
             "seconds",
         ];
         output.say(table(&header, &rows));
-        object.insert((*target).into(), json!({ "header": header, "rows": rows, "worse": worse, "runs": runs }));
+        let numbers = |ratios: &BTreeMap<&str, Ratios>| -> BTreeMap<String, Value> {
+            let known = ratios.iter().filter(|(_, ratios)| !ratios.steps.is_empty());
+            known.map(|(method, ratios)| (method.to_string(), Ratios::numbers(&ratios.steps))).collect()
+        };
+        object.insert(
+            (*target).into(),
+            json!({
+                "header": header, "rows": rows, "worse": worse, "runs": runs,
+                "than_retraining": numbers(&comparison.to_retraining), "than_warm_start": numbers(&comparison.to_warm_start),
+            }),
+        );
     }
     object.into()
 }
@@ -298,8 +327,7 @@ mod tests {
         ];
         let cell = cell(&runs);
         let (mut comparison, target) = (Comparison::default(), &targets(&cell)[0]);
-        let options = clap::Parser::try_parse_from(["bench"]).map(|Line { options }| options).unwrap();
-        compare(&cell, target, &options, &mut comparison);
+        compare(&cell, target, 5, &mut comparison);
         // Gate 1, evolution 0.2 s at 0.1 s a step, search 3, training 10.
         let expected = [(40.0f64 / 16.0).ln(), (20.0f64 / 16.0).ln()];
         let found = [&comparison.to_retraining, &comparison.to_warm_start].map(|ratios| ratios["ReLoRA"].steps[0]);
@@ -319,11 +347,5 @@ mod tests {
         keep_chosen_rate(&mut kept);
         assert_eq!(kept.iter().map(|run| run.seed).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(row("warm start", &kept, &[])[3], "2.150 ± 0.635");
-    }
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
     }
 }
