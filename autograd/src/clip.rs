@@ -7,7 +7,7 @@ use crate::tape::misuse;
 
 /// Scales all gradients by min(1, max_norm / (norm + 10⁻⁶)), where norm = √(Σ g²) over all of them, as PyTorch's
 /// `clip_grad_norm_` does. Returns the norm before clipping as a scalar on the device: reading it is the caller's
-/// choice, and the only thing here that would wait.
+/// choice, and the only thing here that would wait. Where the norm is NaN or infinite all gradients become zero.
 ///
 /// # Errors
 /// [`tensor::TensorError::InvalidArgument`] when there are no gradients or `max_norm` is negative or not finite;
@@ -46,6 +46,16 @@ mod tests {
             let a = gradients.get("a").unwrap().to_vec::<f32>().unwrap();
             let b = gradients.get("b").unwrap().item::<f32>().unwrap();
             assert!((a[0] - 0.6).abs() < 1e-5 && a[1] == 0.0 && (b + 0.8).abs() < 1e-5, "{a:?} {b}");
+        }
+
+        fn gradients_that_are_no_numbers_become_zero(device) {
+            let mut gradients = gradients(device);
+            gradients.insert("c", Tensor::from_slice(device, &[2], &[f32::NAN, f32::INFINITY]).unwrap());
+            let norm = clip_by_global_norm(&mut gradients, 1e30).unwrap().item::<f32>().unwrap();
+            assert!(norm.is_nan(), "{norm}");
+            for (name, gradient) in gradients.iter() {
+                assert!(gradient.to_vec::<f32>().unwrap().iter().all(|&value| value == 0.0), "{name}");
+            }
         }
 
         fn a_small_norm_stays(device) {

@@ -30,6 +30,7 @@
 
 mod checkpoint;
 mod clip;
+mod finite;
 mod gradients;
 mod optimizer;
 mod parameters;
@@ -44,6 +45,7 @@ mod var;
 pub mod check;
 
 pub use clip::clip_by_global_norm;
+pub use finite::{NonFinite, first_non_finite};
 pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig, MomentsMut, Optimizer, Sgd, SgdConfig};
 pub use parameters::Parameters;

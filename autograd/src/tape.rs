@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tensor::{DType, Result, Shape, Tensor, TensorError};
 
+use crate::finite;
 use crate::gradients::Gradients;
 use crate::var::Var;
 
@@ -107,6 +108,7 @@ impl Tape {
     /// A trainable value, f32. Asking again for the same name gives the same leaf, whose contributions add up; the tensor
     /// must then be the same one. The tape keeps the name only, not the tensor.
     pub fn leaf(&self, name: &str, tensor: &Tensor) -> Var {
+        finite::note_leaf(name);
         let mut state = self.state.borrow_mut();
         state.leaf_requested = true;
         if !state.recording {
@@ -135,6 +137,7 @@ impl Tape {
     where
         F: FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
     {
+        finite::look(operation, false, &output);
         if !self.is_recording() || !inputs.iter().any(|input| input.requires_gradient()) {
             return Var::constant(output);
         }
@@ -266,7 +269,11 @@ impl<'a> Walk<'a> {
             let gradients = match node.backward {
                 // Both receive their contributions in `deposit` already.
                 Backward::Leaf(_) | Backward::Input(_) => continue,
-                Backward::Rule(rule) => rule(&upstream)?,
+                Backward::Rule(rule) => {
+                    let gradients = rule(&upstream)?;
+                    gradients.iter().flatten().for_each(|gradient| finite::look(node.operation, true, gradient));
+                    gradients
+                }
                 Backward::Segment(segment) => {
                     let totals = node.inputs.iter().map(|edge| self.withdraw(edge.as_ref())).collect();
                     segment(upstream, totals, self.leaves)?
@@ -334,7 +341,10 @@ where
 {
     match inputs.iter().find_map(|input| input.place.as_ref()) {
         Some(place) => place.tape.record(operation, inputs, output, backward),
-        None => Var::constant(output),
+        None => {
+            finite::look(operation, false, &output);
+            Var::constant(output)
+        }
     }
 }
 

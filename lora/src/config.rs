@@ -50,7 +50,7 @@ pub struct LoraConfig {
 }
 
 /// Which biases of the model are trained beside the adapters (`bias` of PEFT).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum Bias {
     /// None of them.
     #[default]

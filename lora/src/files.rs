@@ -1,7 +1,7 @@
 //! Files that are written whole or not at all.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::error::{LoraError, Result};
@@ -66,6 +66,26 @@ fn replace<E: From<LoraError>>(
     })
 }
 
+/// Reads a file that is expected to be small.
+///
+/// # Errors
+/// [`LoraError::File`]; [`LoraError::Format`] for what is no plain file, such as a device that never ends, or holds more than
+/// `most` bytes.
+pub fn read_small(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let failed = |error| LoraError::file(path, error);
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(LoraError::format(path, "is not a plain file"));
+    }
+    if metadata.len() > most {
+        return Err(LoraError::format(path, format!("{} bytes are beyond reason for this file", metadata.len())));
+    }
+    // Should the file grow meanwhile, no more of it is read.
+    let mut contents = Vec::new();
+    File::open(path).and_then(|file| file.take(most).read_to_end(&mut contents)).map_err(failed)?;
+    Ok(contents)
+}
+
 /// Makes a rename survive a power cut. Only Unix lets a directory be opened for this.
 pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
@@ -83,6 +103,20 @@ mod tests {
         write_whole(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn small_files_are_plain_and_small() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file.json");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_small(&path, 5).unwrap(), b"12345");
+        let message = read_small(&path, 4).unwrap_err().to_string();
+        assert!(message.ends_with("file.json: 5 bytes are beyond reason for this file"), "{message}");
+        assert!(read_small(directory.path(), 9).unwrap_err().to_string().ends_with("is not a plain file"));
+        assert!(read_small(&path.join("absent"), 9).is_err());
+        #[cfg(unix)]
+        assert!(read_small(Path::new("/dev/zero"), 9).is_err(), "it would never end");
     }
 
     #[test]

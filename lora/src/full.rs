@@ -7,7 +7,7 @@ use tensor::Device;
 use crate::adapter_set::AdapterSet;
 use crate::base::Base;
 use crate::error::{LoraError, Result};
-use crate::peft::{TensorFile, write_tensors};
+use crate::peft::{TensorFile, remove_provenance, write_provenance, write_tensors};
 use crate::peft_config::AdapterOrigin;
 
 #[cfg(test)]
@@ -36,7 +36,11 @@ impl AdapterSet {
     /// Writes what a run needs to go on: a PEFT directory, or the parameters where all of them are trained.
     pub(crate) fn save_state(&self, directory: &Path, origin: &AdapterOrigin) -> Result<()> {
         match self.is_full() {
-            true => write_tensors(&directory.join(MODEL_FILE), self.parameters().iter()),
+            true => {
+                remove_provenance(directory)?;
+                write_tensors(&directory.join(MODEL_FILE), self.parameters().iter())?;
+                write_provenance(directory, origin, None)
+            }
             false => self.save(directory, origin),
         }
     }

@@ -48,6 +48,7 @@ mod merge;
 mod metrics;
 mod peft;
 mod peft_config;
+mod provenance;
 mod sources;
 mod stack;
 mod subtraction;
@@ -62,7 +63,7 @@ pub use combine::Combination;
 pub use config::{Bias, LoraConfig, Overrides};
 pub use embedding::Embedding;
 pub use error::{LoraError, Result};
-pub use files::{write_replaceable, write_whole, write_whole_with};
+pub use files::{read_small, write_replaceable, write_whole, write_whole_with};
 pub use forward::{DropoutSource, Forward, Model};
 pub use init::{Initialisation, kaiming_uniform};
 pub use labelled::{LabelledSequences, SequenceLabels};
@@ -71,10 +72,12 @@ pub use masked::{MaskedSequences, MaskingTokens};
 pub use metrics::MetricsWriter;
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, little_endian_bytes, read_adapter_origin};
 pub use peft_config::{AdapterOrigin, read_adapter_config, write_adapter_config};
+pub use provenance::{BaseIdentity, Fingerprint, PROVENANCE_FILE, Provenance, RunIdentity};
 pub use sources::{Example, PackedTokens, PaddedExamples, PaddingSide};
 pub use stack::AdapterStack;
 pub use targets::{Matcher, ModuleShape, Targets};
 pub use trainer::{
-    Best, CheckpointReport, Evaluation, EvaluationReport, GradientTransform, Length, Observer, Outcome, Regulariser,
-    StepReport, Trainer, TrainingOptions, Unchanged, evaluate, latest_checkpoint,
+    Best, CheckpointReport, Evaluation, EvaluationReport, GradientTransform, Length, MOST_SKIPPED, MemoryEstimate,
+    Observer, OnNonFinite, Outcome, Regulariser, StepReport, Trainer, TrainingOptions, Unchanged, evaluate,
+    latest_checkpoint,
 };

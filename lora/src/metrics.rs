@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     fn step(step: u64) -> StepReport {
-        StepReport { step, loss: 1.5, learning_rate: 0.1, gradient_norm: None, tokens: 7, seconds: 0.25 }
+        StepReport { step, loss: 1.5, learning_rate: 0.1, gradient_norm: 0.5, tokens: 7, seconds: 0.25 }
     }
 
     #[test]

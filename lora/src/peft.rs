@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use tensor::{DType, Device, Tensor};
+use tensor::{DType, Device, MappedFile, Tensor};
 
 use crate::adapter::Adapter;
 use crate::adapter_set::{AdapterSet, Values};
@@ -16,6 +16,7 @@ use crate::files::write_whole;
 use crate::peft_config::{
     AdapterOrigin, read_adapter_config, read_training_config, write_adapter_config, write_training_config,
 };
+use crate::provenance::{Fingerprint, PROVENANCE_FILE, Provenance};
 use crate::subtraction::InitialFactors;
 
 #[cfg(test)]
@@ -30,7 +31,8 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 impl AdapterSet {
-    /// Writes the adapter as a PEFT directory. Each file is written whole or not at all, the configuration last.
+    /// Writes the adapter as a PEFT directory, and [`AdapterOrigin::provenance`] beside it. Each file is written whole or not
+    /// at all, the configuration last.
     ///
     /// Where an initial product is subtracted, the file holds an adapter of twice the rank that does the same on the
     /// untouched base, and says so in its metadata: [`AdapterSet::load`] then gives back the set as it is here, so that
@@ -64,14 +66,13 @@ impl AdapterSet {
             named.push((format!("{PREFIX}{name}"), tensor.clone()));
         }
         let mut metadata = BTreeMap::new();
-        if let Some(fingerprint) = &origin.base_fingerprint {
-            metadata.insert(BASE_FINGERPRINT.to_string(), fingerprint.clone());
-        }
         if self.inner.subtracted.is_some() {
             metadata.insert(TRAINING_CONFIG.to_string(), write_training_config(self.config(), origin)?);
         }
         let tensors = named.iter().map(|(name, tensor)| (name, tensor));
-        write_tensors_with(&directory.join(WEIGHTS_FILE), tensors, metadata)?;
+        remove_provenance(directory)?;
+        let weights = write_tensors_with(&directory.join(WEIGHTS_FILE), tensors, metadata)?;
+        write_provenance(directory, origin, Some(weights))?;
         write_whole(&directory.join(CONFIG_FILE), write_adapter_config(&self.plain_config(), origin)?.as_bytes())
     }
 
@@ -86,8 +87,9 @@ impl AdapterSet {
     pub fn load(directory: &Path, base: impl Into<Base>, device: &Device) -> Result<(Self, AdapterOrigin)> {
         let (config, mut origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
         let path = directory.join(WEIGHTS_FILE);
-        let bytes = read_weights(&path)?;
-        origin.base_fingerprint = metadata_entry(&path, &bytes, BASE_FINGERPRINT)?;
+        let bytes = open_weights(&path)?;
+        origin.provenance = Provenance::read(directory)?;
+        check_weights(&path, &bytes, origin.provenance.as_ref())?;
         let file = TensorFile::parse(&path, &bytes)?;
         // A configuration that was changed since no longer belongs to what the metadata says.
         let training = training_config(&path, &bytes)?;
@@ -107,27 +109,50 @@ impl AdapterSet {
 /// Entry of the file's metadata with the configuration of a set whose initial product is subtracted.
 const TRAINING_CONFIG: &str = "subtracted_initial_product";
 
-/// Entry of the file's metadata with [`AdapterOrigin::base_fingerprint`].
-const BASE_FINGERPRINT: &str = "base_fingerprint";
-
 /// What a PEFT directory says about an adapter's origin, without a model.
 ///
 /// # Errors
 /// As [`AdapterSet::load`] for files that cannot be read.
 pub fn read_adapter_origin(directory: &Path) -> Result<AdapterOrigin> {
     let (_, origin) = read_adapter_config(&directory.join(CONFIG_FILE))?;
-    let path = directory.join(WEIGHTS_FILE);
-    let base_fingerprint = metadata_entry(&path, &read_weights(&path)?, BASE_FINGERPRINT)?;
-    Ok(AdapterOrigin { base_fingerprint, ..origin })
+    Ok(AdapterOrigin { provenance: Provenance::read(directory)?, ..origin })
+}
+
+/// Removes what the files that are about to be replaced said of themselves: whenever writing stops, the rest holds together.
+pub(crate) fn remove_provenance(directory: &Path) -> Result<()> {
+    let path = directory.join(PROVENANCE_FILE);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(LoraError::file(&path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes where something comes from, and the fingerprint of an adapter's weights.
+pub(crate) fn write_provenance(directory: &Path, origin: &AdapterOrigin, weights: Option<String>) -> Result<()> {
+    match &origin.provenance {
+        Some(provenance) => Provenance { weights, ..provenance.clone() }.write(directory),
+        None => Ok(()),
+    }
+}
+
+/// Refuses weights that are not those which the provenance was written with.
+fn check_weights(path: &Path, bytes: &[u8], provenance: Option<&Provenance>) -> Result<()> {
+    match provenance.and_then(|provenance| provenance.weights.as_deref()) {
+        Some(written) if written != Fingerprint::of(bytes) => {
+            let message = format!(
+                "its contents are not those that were written; it is damaged, or was changed: then remove {PROVENANCE_FILE} \
+                 beside it, which is no longer true"
+            );
+            Err(LoraError::format(path, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn training_config(path: &Path, bytes: &[u8]) -> Result<Option<LoraConfig>> {
-    metadata_entry(path, bytes, TRAINING_CONFIG)?.map(|text| read_training_config(path, &text)).transpose()
-}
-
-fn metadata_entry(path: &Path, bytes: &[u8], name: &str) -> Result<Option<String>> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| LoraError::format(path, error))?;
-    Ok(metadata.metadata().as_ref().and_then(|entries| entries.get(name)).cloned())
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(path, error))?;
+    let text = metadata.metadata().as_ref().and_then(|entries| entries.get(TRAINING_CONFIG));
+    text.map(|text| read_training_config(path, text)).transpose()
 }
 
 /// Name of a parameter that is trained as a whole. PEFT has the frozen layer of an adapted module inside the adapter's.
@@ -173,14 +198,19 @@ impl Values for StoredValues<'_> {
     }
 }
 
-fn read_weights(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| match path.with_file_name("adapter_model.bin") {
+/// Maps an adapter's file of weights: what its header does not name takes no memory.
+fn open_weights(path: &Path) -> Result<MappedFile> {
+    MappedFile::open(path).map_err(|error| match path.with_file_name("adapter_model.bin") {
         pickled if error.kind() == std::io::ErrorKind::NotFound && pickled.exists() => {
             let message = "is missing, and pickled adapters are not read; save it again with `safe_serialization=True`";
             LoraError::format(path, message)
         }
         _ => LoraError::file(path, error),
     })
+}
+
+fn damaged(path: &Path, error: safetensors::SafeTensorError) -> LoraError {
+    LoraError::format(path, format!("not a valid safetensors file: {error}; download or save it again"))
 }
 
 /// The tensors of a safetensors file, taken out one by one until none is left.
@@ -191,7 +221,7 @@ pub(crate) struct TensorFile<'a> {
 
 impl<'a> TensorFile<'a> {
     pub(crate) fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
-        let file = SafeTensors::deserialize(bytes).map_err(|error| LoraError::format(path, error))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(path, error))?;
         Ok(TensorFile { path, tensors: file.tensors().into_iter().collect() })
     }
 
@@ -281,26 +311,31 @@ impl<'a> TensorFile<'a> {
     }
 }
 
-/// Writes tensors as a safetensors file, whole or not at all.
+/// Writes tensors as a safetensors file, whole or not at all; [`LoraError::NotFinite`] for values that nobody could use.
 pub(crate) fn write_tensors<'t, S>(path: &Path, named: impl IntoIterator<Item = (S, &'t Tensor)>) -> Result<()>
 where
     S: AsRef<str> + Ord + std::fmt::Display,
 {
-    write_tensors_with(path, named, BTreeMap::new())
+    write_tensors_with(path, named, BTreeMap::new()).map(drop)
 }
 
-/// As [`write_tensors`], with entries for the file's metadata.
+/// As [`write_tensors`], with entries for the file's metadata. Gives the file's fingerprint.
 fn write_tensors_with<'t, S>(
     path: &Path,
     named: impl IntoIterator<Item = (S, &'t Tensor)>,
     mut metadata: BTreeMap<String, String>,
-) -> Result<()>
+) -> Result<String>
 where
     S: AsRef<str> + Ord + std::fmt::Display,
 {
     let mut stored = Vec::new();
     for (name, tensor) in named {
-        stored.push((name, tensor.shape().to_vec(), stored_type(tensor.dtype()), little_endian_bytes(tensor)?));
+        let bytes = little_endian_bytes(tensor)?;
+        if !is_finite(tensor.dtype(), &bytes) {
+            let message = format!("holds NaN or infinity; {} is not written", path.display());
+            return Err(LoraError::NotFinite { tensor: name.to_string(), message });
+        }
+        stored.push((name, tensor.shape().to_vec(), stored_type(tensor.dtype()), bytes));
     }
     let views = stored.iter().map(|(name, shape, dtype, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes)?;
@@ -312,7 +347,26 @@ where
     let bytes = views.and_then(|views| safetensors::serialize(views, None));
     let bytes = bytes.map_err(|error| LoraError::format(path, error))?;
     let metadata = serde_json::to_string(&metadata).map_err(|error| LoraError::format(path, error))?;
-    write_whole(path, &with_metadata(&bytes, &metadata))
+    let file = with_metadata(&bytes, &metadata);
+    write_whole(path, &file)?;
+    Ok(Fingerprint::of(&file))
+}
+
+/// Whether no element is NaN or infinite: in each float type that is all exponent bits set.
+fn is_finite(dtype: DType, bytes: &[u8]) -> bool {
+    let halves = |exponent: u16| {
+        let mut halves = bytes.chunks_exact(2).map(|half| u16::from_le_bytes([half[0], half[1]]));
+        halves.all(|bits| bits & exponent != exponent)
+    };
+    match dtype {
+        DType::F32 => {
+            let mut words = bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            words.all(|bits| bits & 0x7f80_0000 != 0x7f80_0000)
+        }
+        DType::F16 => halves(0x7c00),
+        DType::Bf16 => halves(0x7f80),
+        DType::U32 | DType::I32 => true,
+    }
 }
 
 /// A safetensors file without metadata, with some. (The library writes its entries in an order that differs from run to

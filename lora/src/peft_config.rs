@@ -7,8 +7,13 @@ use serde_json::{Map, Value};
 
 use crate::config::{Bias, LoraConfig, Overrides};
 use crate::error::{LoraError, Result};
+use crate::files::read_small;
 use crate::init::Initialisation;
+use crate::provenance::Provenance;
 use crate::targets::Targets;
+
+/// Names of modules in patterns take the most room; more than this is damage or malice.
+const MAX_BYTES: u64 = 1 << 24;
 
 /// What a PEFT directory says about an adapter besides its hyper-parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,9 +22,8 @@ pub struct AdapterOrigin {
     pub base_model: Option<String>,
     /// `task_type`, such as `CAUSAL_LM`.
     pub task_type: Option<String>,
-    /// A fingerprint of that model's weights, by which a later program can tell whether it has the same; in the metadata of
-    /// the file with the weights, since PEFT's configuration has no place for it.
-    pub base_fingerprint: Option<String>,
+    /// What `provenance.json` says: which base, which run. PEFT's files have no place for it.
+    pub provenance: Option<Provenance>,
 }
 
 /// The file's fields in the order in which they are written. Fields that only newer versions of PEFT know arrive in
@@ -84,8 +88,8 @@ struct Fields {
 /// # Errors
 /// [`LoraError::File`], [`LoraError::Format`] or [`LoraError::Unsupported`].
 pub fn read_adapter_config(path: &Path) -> Result<(LoraConfig, AdapterOrigin)> {
-    let text = std::fs::read_to_string(path).map_err(|error| LoraError::file(path, error))?;
-    let fields: Fields = serde_json::from_str(&text).map_err(|error| LoraError::format(path, error))?;
+    let text = read_small(path, MAX_BYTES)?;
+    let fields: Fields = serde_json::from_slice(&text).map_err(|error| LoraError::format(path, error))?;
     refuse_shifted_base(path, &fields)?;
     read_fields(path, fields)
 }
@@ -126,7 +130,7 @@ fn read_fields(path: &Path, fields: Fields) -> Result<(LoraConfig, AdapterOrigin
     let origin = AdapterOrigin {
         base_model: named(fields.base_model_name_or_path),
         task_type: named(fields.task_type),
-        base_fingerprint: None,
+        provenance: None,
     };
     Ok((config, origin))
 }

@@ -252,6 +252,14 @@ impl From<ModelError> for LoraError {
 }
 
 impl ModelError {
+    /// The error of a small file that could not be read.
+    pub(crate) fn unread(error: LoraError) -> Self {
+        match error {
+            LoraError::File { path, source } => ModelError::Io { path, source },
+            other => other.into(),
+        }
+    }
+
     /// Wraps an operating system error with the file's name.
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         ModelError::Io { path: path.to_path_buf(), source }

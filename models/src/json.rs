@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use lora::read_small;
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
+
+/// The index of a model in many shards is the largest of these files; more than this is damage or malice.
+const MAX_BYTES: u64 = 1 << 27;
 
 /// A JSON object and where it came from.
 #[derive(Debug)]
@@ -18,8 +22,9 @@ pub(crate) struct Object {
 impl Object {
     /// Reads a file whose top level is an object.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| ModelError::io(path, source))?;
-        Self::parse(path, &text)
+        let text = String::from_utf8(read_small(path, MAX_BYTES).map_err(ModelError::unread)?);
+        let invalid = |error| ModelError::Json { path: path.to_path_buf(), message: format!("not UTF-8: {error}") };
+        Self::parse(path, &text.map_err(invalid)?)
     }
 
     /// Parses the text of a file.

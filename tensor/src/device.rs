@@ -91,6 +91,8 @@ pub struct AdapterSummary {
     pub workgroup_bytes: u32,
     /// Invocations in a workgroup.
     pub workgroup_invocations: u32,
+    /// Memory of its own in bytes, of a software adapter that of the system; `None` where the backend does not tell.
+    pub memory_bytes: Option<u64>,
 }
 
 impl AdapterSummary {
@@ -196,6 +198,18 @@ impl Device {
         match &self.backend {
             Backend::Cpu => None,
             Backend::Gpu(gpu) => Some(&gpu.summary),
+        }
+    }
+
+    /// Bytes that there are for tensors, those in use included: an adapter's own memory; for the CPU what the system has
+    /// available. `None` where nobody tells.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match &self.backend {
+            Backend::Gpu(gpu) => gpu.summary.memory_bytes,
+            Backend::Cpu => {
+                let Counters { bytes_in_use, pooled_bytes, .. } = self.counters();
+                Some(crate::cpu::available_memory()? + bytes_in_use + pooled_bytes)
+            }
         }
     }
 

@@ -21,6 +21,26 @@ pub(crate) fn shader_module(device: &wgpu::Device, label: &str, wgsl: &str, chec
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
+/// Bytes of the largest heap of memory that is the adapter's own; `None` where the backend does not tell.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) fn adapter_memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handles are used only while `adapter` keeps them alive, none is destroyed, and the query changes nothing.
+    let memory = unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = memory.memory_heaps_as_slice().iter();
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Metal does not tell.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn adapter_memory(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
 /// A read-only memory map of a file.
 pub struct MappedFile(memmap2::Mmap);
 
@@ -31,8 +51,12 @@ impl MappedFile {
     /// program with a bus error, as with every memory-mapped checkpoint reader.
     ///
     /// # Errors
-    /// The operating system's refusal to open or map it.
+    /// The operating system's refusal to open or map it; [`io::ErrorKind::InvalidInput`] for what is no plain file, such as a
+    /// pipe, whose opening would wait for ever.
     pub fn open(path: &Path) -> io::Result<Self> {
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a plain file"));
+        }
         let file = File::open(path)?;
         // SAFETY: the map is read-only and only ever read as plain bytes, for which every content is valid; see the
         // duty above about truncation.

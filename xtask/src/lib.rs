@@ -14,6 +14,7 @@ mod config_file;
 mod data;
 mod failure;
 mod hub;
+mod identity;
 mod inputs;
 mod interrupt;
 mod loading;

@@ -76,7 +76,7 @@ fn a_resumed_run_of_a_method_ends_like_one_that_was_not_interrupted() {
     assert!(world.path("parts").join("checkpoint-9").join("method.safetensors").exists());
     fs::remove_file(world.path("parts").join("adapter_model.safetensors")).unwrap();
     // A run that was begun with RefLoRA is not continued without it.
-    assert_refused(&world.finetune("cpu", "parts", &["--resume"]), &["`reflora.", "another method"]);
+    assert_refused(&world.finetune("cpu", "parts", &["--resume"]), &["the run had method \"reflora\", not \"lora\""]);
     let resumed = world.finetune("cpu", "parts", &[&method[..], &["--resume"]].concat());
     assert!(resumed.status.success(), "{}", text(&resumed.stderr));
     assert!(text(&resumed.stderr).contains("resuming after step 9"));

@@ -14,7 +14,7 @@ use crate::error::{LoraError, Result};
 
 /// Where fresh factors come from: `init_lora_weights` of PEFT. Embeddings begin with A zero and B standard normal whatever
 /// is chosen, as in PEFT; the choices that need the weight are for linear modules only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum Initialisation {
     /// A from [`kaiming_uniform`], B zero (`true`).
     #[default]

@@ -174,23 +174,43 @@ fn truncated_pickled_and_absent_files_are_named() {
 }
 
 #[test]
-fn the_bases_fingerprint_stays_with_the_weights() {
+fn provenance_stands_beside_the_weights_and_goes_with_them() {
     let device = Device::cpu();
     let config = LoraConfig { rank: 2, ..LoraConfig::default() };
-    let set = AdapterSet::new(config, &[crate::ModuleShape::new("q", 3, 5)], &device, 0).unwrap();
+    let modules = [crate::ModuleShape::new("q", 3, 5)];
+    let set = AdapterSet::new(config, &modules, &device, 0).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let origin = AdapterOrigin { base_fingerprint: Some("0123 \"quoted\"".into()), ..AdapterOrigin::default() };
+    let origin = AdapterOrigin { provenance: Some(Provenance::default()), ..AdapterOrigin::default() };
     set.save(directory.path(), &origin).unwrap();
-    assert_eq!(read_adapter_origin(directory.path()).unwrap(), origin);
-    let (read, read_origin) =
-        AdapterSet::load(directory.path(), &[crate::ModuleShape::new("q", 3, 5)], &device).unwrap();
-    assert_eq!(read_origin, origin);
-    assert_eq!(
-        read.factors("q").unwrap().a.to_vec::<f32>().unwrap(),
-        set.factors("q").unwrap().a.to_vec::<f32>().unwrap()
-    );
     let bytes = fs::read(directory.path().join(WEIGHTS_FILE)).unwrap();
+    let weights = Some(Fingerprint::of(&bytes));
+    let origin = AdapterOrigin { provenance: Some(Provenance { weights, ..Provenance::default() }), ..origin };
+    assert_eq!(read_adapter_origin(directory.path()).unwrap(), origin);
+    assert_eq!(AdapterSet::load(directory.path(), &modules, &device).unwrap().1, origin);
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
     assert!(header.is_multiple_of(8), "tensors are aligned");
-    assert!(bytes[8..].starts_with(br#"{"__metadata__":{"base_fingerprint":"#), "entries are in order");
+    assert!(bytes[8..].starts_with(br#"{"__metadata__":{"format":"pt"},"#), "as PEFT writes it");
+    set.save(directory.path(), &AdapterOrigin::default()).unwrap();
+    assert_eq!(read_adapter_origin(directory.path()).unwrap(), AdapterOrigin::default(), "not the earlier adapter's");
+}
+
+#[test]
+fn what_is_not_finite_never_reaches_a_file() {
+    let device = Device::cpu();
+    let config = LoraConfig { rank: 1, ..LoraConfig::default() };
+    let mut set = AdapterSet::new(config, &[crate::ModuleShape::new("q", 2, 2)], &device, 0).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let a = set.factors("q").unwrap().a.clone();
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        set.set_factors("q", a.clone(), Tensor::from_slice(&device, &[2, 1], &[0.5, value]).unwrap()).unwrap();
+        let message = set.save(directory.path(), &AdapterOrigin::default()).unwrap_err().to_string();
+        assert!(message.contains("q.lora_B.weight: holds NaN or infinity"), "{message}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+    for dtype in [DType::F16, DType::Bf16] {
+        let of = |value: f32| Tensor::full(&device, &[3], dtype, value).unwrap();
+        let path = directory.path().join("file");
+        assert!(write_tensors(&path, [("x", &of(f32::INFINITY))]).is_err());
+        write_tensors(&path, [("x", &of(-2.5))]).unwrap();
+    }
 }

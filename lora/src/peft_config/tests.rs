@@ -32,7 +32,7 @@ fn what_is_written_is_read_back() {
         init_lora_weights: Initialisation::Gaussian,
     };
     let origin =
-        AdapterOrigin { base_model: Some("base".into()), task_type: Some("CAUSAL_LM".into()), base_fingerprint: None };
+        AdapterOrigin { base_model: Some("base".into()), task_type: Some("CAUSAL_LM".into()), provenance: None };
     let text = write_adapter_config(&config, &origin).unwrap();
     assert_eq!(read(&text).unwrap(), (config, origin));
 }

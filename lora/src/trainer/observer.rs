@@ -15,12 +15,19 @@ pub struct StepReport {
     pub loss: f32,
     /// The step's learning rate.
     pub learning_rate: f32,
-    /// Global norm of the gradients before clipping; `None` without clipping.
-    pub gradient_norm: Option<f32>,
+    /// Global norm of the gradients before clipping.
+    pub gradient_norm: f32,
     /// Labels that the loss is the mean of.
     pub tokens: usize,
     /// Seconds the step took. Where several steps are reported at once, their mean.
     pub seconds: f64,
+}
+
+impl StepReport {
+    /// Whether loss and gradients were numbers.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.gradient_norm.is_finite()
+    }
 }
 
 /// One pass over a data set without training.
@@ -75,6 +82,15 @@ pub trait Observer {
     /// Any error ends the run.
     fn on_checkpoint(&mut self, report: &CheckpointReport) -> Result<()> {
         let _ = report;
+        Ok(())
+    }
+
+    /// Something is wrong that does not end the run.
+    ///
+    /// # Errors
+    /// Any error ends the run.
+    fn on_warning(&mut self, message: &str) -> Result<()> {
+        let _ = message;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use autograd::Schedule;
 use tensor::Device;
 
+use super::guards::OnNonFinite;
 use crate::batch::BatchSource;
 use crate::error::{LoraError, Result};
 use crate::peft_config::AdapterOrigin;
@@ -27,6 +28,8 @@ pub struct TrainingOptions {
     pub gradient_accumulation: u64,
     /// Global norm to which gradients are clipped.
     pub max_gradient_norm: Option<f32>,
+    /// What becomes of a step whose loss or gradients are NaN or infinite.
+    pub on_nonfinite: OnNonFinite,
     /// The learning rate.
     pub schedule: Schedule,
     /// Steps between evaluations; the end of the run has one in any case. `None`: only that.
@@ -38,10 +41,10 @@ pub struct TrainingOptions {
     pub report_every: Option<u64>,
     /// Seed of dropout masks. The data source has its own.
     pub seed: u64,
-    /// Where checkpoints go: `checkpoint-<steps>` (resumable, the newest only) and `best` (the adapter with the lowest
-    /// validation loss). `None`: nothing is written.
+    /// Where checkpoints go: `checkpoint-<steps>` (resumable, the last two) and `best` (the adapter with the lowest
+    /// validation loss). A run that begins removes those of an earlier one. `None`: nothing is written.
     pub output: Option<PathBuf>,
-    /// What the files say about the adapter's origin.
+    /// What the files say about the adapter's origin. A resumed run must have the same provenance.
     pub origin: AdapterOrigin,
 }
 
@@ -53,6 +56,7 @@ impl TrainingOptions {
             length,
             gradient_accumulation: 1,
             max_gradient_norm: Some(1.0),
+            on_nonfinite: OnNonFinite::Stop,
             schedule,
             evaluate_every: None,
             save_every: None,

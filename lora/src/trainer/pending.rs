@@ -5,7 +5,7 @@ use std::time::Instant;
 use tensor::Tensor;
 
 use super::observer::StepReport;
-use crate::error::{LoraError, Result};
+use crate::error::Result;
 
 /// A step whose loss has not been read.
 pub(super) struct PendingStep {
@@ -14,7 +14,7 @@ pub(super) struct PendingStep {
     /// Scalar.
     pub loss: Tensor,
     /// Scalar.
-    pub gradient_norm: Option<Tensor>,
+    pub gradient_norm: Tensor,
     pub learning_rate: f32,
     pub tokens: usize,
 }
@@ -23,15 +23,23 @@ pub(super) struct PendingStep {
 pub(super) struct PendingSteps {
     steps: Vec<PendingStep>,
     since: Instant,
+    /// Whether a step was ever pushed.
+    begun: bool,
 }
 
 impl PendingSteps {
     pub fn new() -> Self {
-        PendingSteps { steps: Vec::new(), since: Instant::now() }
+        PendingSteps { steps: Vec::new(), since: Instant::now(), begun: false }
     }
 
     pub fn push(&mut self, step: PendingStep) {
         self.steps.push(step);
+        self.begun = true;
+    }
+
+    /// Whether the next step is the first one.
+    pub fn is_first(&self) -> bool {
+        !self.begun
     }
 
     pub fn len(&self) -> usize {
@@ -46,31 +54,23 @@ impl PendingSteps {
     /// Reads everything that waits.
     ///
     /// # Errors
-    /// [`LoraError::NotFinite`] for the first loss that is NaN or infinite, or the device's own errors.
+    /// The device's own errors.
     pub fn read(&mut self) -> Result<Vec<StepReport>> {
         let steps = std::mem::take(&mut self.steps);
         if steps.is_empty() {
             return Ok(Vec::new());
         }
-        let scalars = steps.iter().flat_map(|step| std::iter::once(&step.loss).chain(&step.gradient_norm));
+        let scalars = steps.iter().flat_map(|step| [&step.loss, &step.gradient_norm]);
         let mut values = read_scalars(scalars)?.into_iter();
         let seconds = self.since.elapsed().as_secs_f64() / steps.len() as f64;
         self.restart_clock();
-        let mut reports = Vec::with_capacity(steps.len());
-        for step in steps {
+        let report = |PendingStep { step, learning_rate, tokens, .. }| {
             // One value was read for each scalar, in this order.
-            let loss = values.next().unwrap_or(f32::NAN);
-            let gradient_norm = step.gradient_norm.is_some().then(|| values.next().unwrap_or(f32::NAN));
-            if !loss.is_finite() {
-                return Err(LoraError::NotFinite {
-                    tensor: "loss".into(),
-                    message: format!("{loss} at step {}; try a lower learning rate or a longer warm-up", step.step),
-                });
-            }
-            let PendingStep { step, learning_rate, tokens, .. } = step;
-            reports.push(StepReport { step, loss, learning_rate, gradient_norm, tokens, seconds });
-        }
-        Ok(reports)
+            let mut next = || values.next().unwrap_or(f32::NAN);
+            let (loss, gradient_norm) = (next(), next());
+            StepReport { step, loss, learning_rate, gradient_norm, tokens, seconds }
+        };
+        Ok(steps.into_iter().map(report).collect())
     }
 }
 

@@ -3,7 +3,6 @@ use std::rc::Rc;
 
 use autograd::check::TestRandom;
 use autograd::{AdamW, AdamWConfig, Schedule, Sgd, SgdConfig, Var};
-use tensor::DType;
 use tensor::testing::on_each_backend;
 
 use super::*;
@@ -17,14 +16,14 @@ const VOCABULARY: usize = 7;
 const HIDDEN: usize = 8;
 
 /// Predicts the next token from the current one: embedding, a hidden layer, an output layer.
-struct Bigram {
+pub(super) struct Bigram {
     embedding: Tensor,
     hidden: Linear,
     output: Linear,
 }
 
 impl Bigram {
-    fn new(device: &Device) -> Self {
+    pub fn new(device: &Device) -> Self {
         let mut random = TestRandom::new(1);
         let mut tensor = |shape: &[usize]| random.tensor(device, shape, -1.0, 1.0).unwrap();
         Bigram {
@@ -34,10 +33,16 @@ impl Bigram {
         }
     }
 
-    fn adapters(&self, dropout: f32) -> AdapterSet {
+    pub fn adapters(&self, dropout: f32) -> AdapterSet {
         let targets = Targets::names(["hidden", "output"]);
         let config = LoraConfig { rank: 3, alpha: 6.0, dropout, targets, ..LoraConfig::default() };
         AdapterSet::new(config, &self.modules(), self.device(), 4).unwrap()
+    }
+
+    /// The mean square of the hidden layer, for which the output layer does not matter.
+    pub fn hidden_loss(&self, forward: &Forward, batch: &Batch) -> Result<Var> {
+        let x = Var::constant(self.embedding.embedding(&batch.ids)?);
+        Ok(self.hidden.forward(forward, &x)?.square()?.mean(&[0, 1, 2], false)?)
     }
 }
 
@@ -78,32 +83,33 @@ fn text() -> Vec<u32> {
     (0..241).map(|i| [0, 3, 6, 2, 5, 1, 4][i % VOCABULARY]).collect()
 }
 
-fn training() -> PackedTokens {
+pub(super) fn training() -> PackedTokens {
     PackedTokens::shuffled(text(), 6, 4, 9).unwrap()
 }
 
-fn validation() -> PackedTokens {
+pub(super) fn validation() -> PackedTokens {
     PackedTokens::in_order(text(), 6, 4).unwrap()
 }
 
-fn options(steps: u64, rate: f32) -> TrainingOptions {
+pub(super) fn options(steps: u64, rate: f32) -> TrainingOptions {
     TrainingOptions { seed: 5, ..TrainingOptions::new(Length::Steps(steps), Schedule::constant(rate)) }
 }
 
-fn adamw() -> AdamW {
+pub(super) fn adamw() -> AdamW {
     AdamW::new(AdamWConfig::default())
 }
 
-fn values(adapters: &AdapterSet) -> Vec<Vec<f32>> {
+pub(super) fn values(adapters: &AdapterSet) -> Vec<Vec<f32>> {
     adapters.parameters().iter().map(|(_, tensor)| tensor.to_vec().unwrap()).collect()
 }
 
 /// Keeps everything it is told.
 #[derive(Clone, Default)]
-struct Recorder {
-    steps: Rc<RefCell<Vec<StepReport>>>,
+pub(super) struct Recorder {
+    pub steps: Rc<RefCell<Vec<StepReport>>>,
     evaluations: Rc<RefCell<Vec<EvaluationReport>>>,
     checkpoints: Rc<RefCell<Vec<CheckpointReport>>>,
+    pub warnings: Rc<RefCell<Vec<String>>>,
     stop_after: Option<u64>,
     asked: u64,
 }
@@ -124,6 +130,11 @@ impl Observer for Recorder {
         Ok(())
     }
 
+    fn on_warning(&mut self, message: &str) -> Result<()> {
+        self.warnings.borrow_mut().push(message.to_string());
+        Ok(())
+    }
+
     fn should_stop(&mut self) -> bool {
         self.asked += 1;
         self.stop_after == Some(self.asked)
@@ -140,7 +151,7 @@ on_each_backend! {
         let outcome = trainer.with_observer(recorder.clone()).run(&training(), Some(&validation())).unwrap();
         let steps = recorder.steps.borrow();
         assert_eq!(steps.iter().map(|report| report.step).collect::<Vec<_>>(), (1..=30).collect::<Vec<_>>());
-        assert!(steps.iter().all(|report| report.tokens == 24 && report.gradient_norm.unwrap() > 0.0));
+        assert!(steps.iter().all(|report| report.tokens == 24 && report.gradient_norm > 0.0));
         assert!((f64::from(steps[0].loss) - before.loss).abs() < 0.5, "B is zero at first");
         let evaluations = recorder.evaluations.borrow();
         assert_eq!(evaluations.iter().map(|report| report.step).collect::<Vec<_>>(), [10, 20, 30]);
@@ -165,15 +176,15 @@ on_each_backend! {
         // The first sequence has no label at all.
         let parts = [part(0..3), part(3..6), part(6..12)];
         let trainer = Trainer::new(&model, model.adapters(0.0), adamw(), options(1, 0.1)).unwrap();
-        let (loss, gradients) = trainer.gradients(&[whole]).unwrap();
-        let (part_loss, part_gradients) = trainer.gradients(&parts).unwrap();
+        let (loss, gradients) = trainer.gradients(0, &[whole]).unwrap();
+        let (part_loss, part_gradients) = trainer.gradients(0, &parts).unwrap();
         assert!((loss.item::<f32>().unwrap() - part_loss.item::<f32>().unwrap()).abs() < 1e-6);
         for ((name, gradient), (_, part)) in gradients.iter().zip(part_gradients.iter()) {
             for (whole, part) in gradient.to_vec::<f32>().unwrap().iter().zip(part.to_vec::<f32>().unwrap()) {
                 assert!((whole - part).abs() < 1e-6, "{name}: {whole} {part}");
             }
         }
-        let error = trainer.gradients(&[part(0..3)]).unwrap_err().to_string();
+        let error = trainer.gradients(0, &[part(0..3)]).unwrap_err().to_string();
         assert!(error.contains("no label counts"), "{error}");
     }
 
@@ -209,7 +220,7 @@ on_each_backend! {
         assert_eq!(values(&best.adapters), values(&expected.adapters));
 
         let checkpoint = latest_checkpoint(output.path()).unwrap().unwrap();
-        assert!(checkpoint.ends_with("checkpoint-6"), "the older one is gone");
+        assert!(checkpoint.ends_with("checkpoint-6"), "written after going on");
         let mut other = new(TrainingOptions { seed: 6, ..with(None) });
         assert!(other.resume(&checkpoint).unwrap_err().to_string().contains("seed"));
     }
@@ -265,7 +276,7 @@ on_each_backend! {
         assert_eq!(evaluate(&model, Some(&best.adapters), &validation()).unwrap().loss, lowest);
         let (saved, _) = AdapterSet::load(&output.path().join("best"), &model.modules(), device).unwrap();
         assert_eq!(values(&saved), values(&best.adapters));
-        assert!(recorder.steps.borrow().iter().all(|report| report.gradient_norm.is_none()));
+        assert!(recorder.steps.borrow().iter().any(|report| report.gradient_norm > 1.0), "nothing is clipped");
     }
 
     fn methods_are_called_in_order(device) {
@@ -300,18 +311,6 @@ on_each_backend! {
             ["apply 0", "after_update 0 4", "after_step 0 0.5", "apply 1", "after_update 1 4", "after_step 1 0.5"];
         assert_eq!(*log.0.borrow(), expected);
         assert_eq!(values(&outcome.adapters), values(&adapters), "zero gradients move nothing");
-    }
-
-    fn a_loss_that_is_no_number_ends_the_run(device) {
-        let model = Bigram::new(device);
-        let mut adapters = model.adapters(0.0);
-        let b = Tensor::full(device, &[VOCABULARY, 3], DType::F32, f32::NAN).unwrap();
-        let a = adapters.factors("output").unwrap().a.clone();
-        adapters.set_factors("output", a, b).unwrap();
-        let trainer = Trainer::new(&model, adapters, adamw(), options(3, 0.1)).unwrap();
-        let error = trainer.run(&training(), None).unwrap_err();
-        assert!(matches!(error, LoraError::NotFinite { .. }), "{error}");
-        assert!(error.to_string().contains("step 1"), "{error}");
     }
 
     fn evaluation_weighs_by_valid_labels(device) {

@@ -9,6 +9,7 @@ mod training;
 
 use std::path::{Path, PathBuf};
 
+use lora::read_small;
 use serde_json::Value;
 
 use crate::error::{ModelError, Result};
@@ -18,6 +19,9 @@ pub use pair::EncodedPair;
 use sentencepiece::SentencePiece;
 pub use stream::TokenStream;
 pub use training::{TokenizerFamily, train_unigram};
+
+/// The largest vocabularies take some tens of megabytes; more than this is damage or malice.
+const MAX_BYTES: u64 = 1 << 28;
 
 /// A checkpoint's tokenizer with its special tokens.
 pub struct Tokenizer {
@@ -158,7 +162,7 @@ impl Tokenizer {
 }
 
 fn read_json(path: &Path) -> Result<tokenizers::Tokenizer> {
-    let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
+    let bytes = read_small(path, MAX_BYTES).map_err(ModelError::unread)?;
     let failed = |error: tokenizers::Error| ModelError::Tokenizer { path: path.into(), message: error.to_string() };
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
     // Cutting and filling belong to whoever makes batches; a file may carry its last user's settings.
@@ -173,7 +177,7 @@ fn convert(
     directory: &Path,
     into: fn(&SentencePiece, &Settings) -> std::result::Result<Family, String>,
 ) -> Result<Family> {
-    let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
+    let bytes = read_small(path, MAX_BYTES).map_err(ModelError::unread)?;
     let settings = Settings::read(directory)?;
     let failed = |message| ModelError::Tokenizer { path: path.to_path_buf(), message };
     SentencePiece::parse(&bytes).and_then(|model| into(&model, &settings)).map_err(failed)

@@ -72,6 +72,13 @@ const POOLED_FROM_BYTES: u64 = 4096;
 /// The pool never holds more than this beside what live tensors use; beyond it vectors are freed.
 const POOL_LIMIT_BYTES: u64 = 4 << 30;
 
+/// Bytes that the system could still give this process, as Linux tells; `None` elsewhere.
+pub(crate) fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// The CPU device of this process.
 pub(crate) fn cpu() -> &'static Cpu {
     static CPU: OnceLock<Cpu> = OnceLock::new();

@@ -2,6 +2,7 @@
 
 use crate::device::AdapterSummary;
 use crate::error::{Result, TensorError};
+use crate::trusted::adapter_memory;
 
 /// The features the engine uses where they exist, with the names shown to users. None is required.
 const USEFUL: [(wgpu::Features, &str); 6] = [
@@ -55,6 +56,7 @@ fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        memory_bytes: adapter_memory(adapter),
     }
 }
 

@@ -24,7 +24,8 @@ pub fn run(common: &Common, output: &Output) -> Outcome<ExitCode> {
         output.say(format!("  {}, driver {}", adapter.backend, adapter.driver));
         output.say(format!("  features: {}", adapter.features.join(", ")));
         output.say(format!(
-            "  largest buffer {}, largest tensor {}, workgroup memory {}, {} invocations a workgroup",
+            "  memory {}, largest buffer {}, largest tensor {}, workgroup memory {}, {} invocations a workgroup",
+            adapter.memory_bytes.map_or_else(|| "unknown".into(), bytes),
             bytes(adapter.max_buffer_bytes),
             bytes(adapter.max_binding_bytes),
             bytes(u64::from(adapter.workgroup_bytes)),
@@ -41,6 +42,7 @@ pub fn run(common: &Common, output: &Output) -> Outcome<ExitCode> {
             json!({
                 "device": format!("gpu:{index}"), "name": adapter.name, "kind": adapter.kind,
                 "backend": adapter.backend, "driver": adapter.driver, "features": adapter.features,
+                "memory_bytes": adapter.memory_bytes,
                 "max_buffer_bytes": adapter.max_buffer_bytes, "max_binding_bytes": adapter.max_binding_bytes,
                 "workgroup_bytes": adapter.workgroup_bytes, "workgroup_invocations": adapter.workgroup_invocations,
             })

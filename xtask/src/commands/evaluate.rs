@@ -18,6 +18,7 @@ use crate::data::rows;
 use crate::data::task::{Target, Task};
 use crate::data::{Data, Shape};
 use crate::failure::{Failure, Outcome};
+use crate::identity::BaseCheck;
 use crate::loading::{self, ClassifierOptions, Loaded, Weights, lora_failure};
 use crate::output::Output;
 
@@ -30,6 +31,8 @@ pub struct Arguments {
     /// Directory of a PEFT adapter.
     #[arg(long)]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    base_check: BaseCheck,
     /// What to measure.
     #[arg(long, value_enum, default_value_t = Task::Causal)]
     task: Task,
@@ -92,7 +95,10 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
         return Err(Failure::input(format!("--seq {asked}: the model has {limit} positions")));
     }
     let adapters = match &arguments.adapter {
-        Some(directory) => Some(loading::adapter(directory, loaded.model(), output)?.0),
+        Some(directory) => {
+            arguments.base_check.check(directory, &arguments.model, output)?;
+            Some(loading::adapter(directory, loaded.model(), output)?.0)
+        }
         None => None,
     };
     match (&loaded, &target) {

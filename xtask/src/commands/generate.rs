@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::Common;
 use crate::failure::{Failure, Outcome};
+use crate::identity::BaseCheck;
 use crate::interrupt;
 use crate::loading::{self, Weights, model_failure};
 use crate::output::Output;
@@ -23,6 +24,8 @@ pub struct Arguments {
     /// Directory of a PEFT adapter.
     #[arg(long)]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    base_check: BaseCheck,
     /// Text to continue.
     #[arg(long)]
     prompt: String,
@@ -46,7 +49,10 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let tokenizer = loading::tokenizer(&arguments.model)?;
     let model = loading::language_model(&arguments.model, &device, Weights::Stored(WeightType::F32), output)?;
     let adapters = match &arguments.adapter {
-        Some(directory) => Some(loading::adapter(directory, &model, output)?.0),
+        Some(directory) => {
+            arguments.base_check.check(directory, &arguments.model, output)?;
+            Some(loading::adapter(directory, &model, output)?.0)
+        }
         None => None,
     };
     let mut prompt = tokenizer.encode(&arguments.prompt, false).map_err(model_failure)?;

@@ -11,6 +11,7 @@ use tensor::Device;
 use crate::Common;
 use crate::checkpoints::{Config, WEIGHTS, read_config, set_head, write_companions};
 use crate::failure::{Failure, Outcome};
+use crate::identity::BaseCheck;
 use crate::loading::model_failure;
 use crate::output::{Output, bytes};
 
@@ -23,6 +24,8 @@ pub struct Arguments {
     /// Directory of a PEFT adapter.
     #[arg(long)]
     adapter: PathBuf,
+    #[command(flatten)]
+    base_check: BaseCheck,
     /// Directory for the merged checkpoint.
     #[arg(long)]
     out: PathBuf,
@@ -32,7 +35,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<ExitCode> {
-    let Arguments { model, adapter, out, overwrite } = arguments;
+    let Arguments { model, adapter, out, overwrite, base_check } = arguments;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if same(model, out) || same(adapter, out) {
         return Err(Failure::input("--out: must be another directory than --model and --adapter"));
@@ -47,6 +50,7 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let checkpoint = Checkpoint::open(model).map_err(model_failure)?;
     let device = common.open_device(output)?;
     let adapters = load(&checkpoint, adapter, &device)?;
+    base_check.check(adapter, model, output)?;
     refuse_shared(&config, &adapters)?;
     std::fs::create_dir_all(out).map_err(|error| Failure::input(format!("--out {}: {error}", out.display())))?;
     let merged = models::merge_checkpoint(&checkpoint, &adapters, out).map_err(model_failure)?;

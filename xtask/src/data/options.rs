@@ -3,7 +3,7 @@
 use lora::PaddingSide;
 
 /// Which tokens of a row are learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum LossOn {
     /// Those of the completion or output.
     Answer,
@@ -12,14 +12,14 @@ pub enum LossOn {
 }
 
 /// The value of `--padding-side`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 enum Side {
     Right,
     Left,
 }
 
 /// How rows become batches.
-#[derive(clap::Args, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct RowOptions {
     /// Which tokens of a row with a prompt are learned; default: those of the answer, and with --task commonsense all, as
     /// LLM-Adapters does.

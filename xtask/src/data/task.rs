@@ -6,7 +6,7 @@ use super::rows::{Style, Template};
 use crate::failure::{Failure, Outcome};
 
 /// The value of `--task`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum Task {
     /// The next token of a text, or the answer of a row.
     Causal,

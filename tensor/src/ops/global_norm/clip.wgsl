@@ -14,7 +14,7 @@ var<immediate> params: Params;
 fn main() {
     let sum = sum_of_squares[params.offset];
     let quotient = params.max_norm / (sqrt(sum) + params.epsilon);
-    // In this order NaN stays NaN: it is not above 1. Infinity is asked by its bits, since drivers may assume it away.
-    let clipped = select(quotient, 1.0, quotient > 1.0);
-    factor[0] = select(select(clipped, sum, is_nan(sum)), 0.0, bitcast<u32>(sum) == 0x7f800000u);
+    // Infinity and NaN have all bits of the exponent; drivers may assume away what comparisons say of them.
+    let finite = (bitcast<u32>(sum) & 0x7f800000u) != 0x7f800000u;
+    factor[0] = select(0.0, min(quotient, 1.0), finite);
 }

@@ -21,9 +21,8 @@ pub(super) fn sum_of_squares(tensors: &[Tensor]) -> Result<Tensor> {
 }
 
 pub(super) fn clip_scale(sum_of_squares: &Tensor, max_norm: f32) -> Result<Tensor> {
-    let factor = max_norm / (sum_of_squares.item::<f32>()?.sqrt() + NORM_EPSILON);
-    // `min` would turn NaN into 1 and hide it.
-    let factor = if factor > 1.0 { 1.0 } else { factor };
+    let sum = sum_of_squares.item::<f32>()?;
+    let factor = if sum.is_finite() { (max_norm / (sum.sqrt() + NORM_EPSILON)).min(1.0) } else { 0.0 };
     Tensor::scalar(&Device::cpu(), factor)
 }
 
@@ -32,7 +31,10 @@ pub(super) fn scale_in_place(tensors: &mut [&mut Tensor], scale: &Tensor) -> Res
     let scale = scale.item::<f32>()?;
     for tensor in tensors {
         let values = tensor.cpu_slice_mut::<f32>()?;
-        values.par_chunks_mut(CHUNK).for_each(|piece| piece.iter_mut().for_each(|x| *x *= scale));
+        values.par_chunks_mut(CHUNK).for_each(|piece| match scale {
+            0.0 => piece.fill(0.0),
+            _ => piece.iter_mut().for_each(|x| *x *= scale),
+        });
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ pub fn sum_of_squares(tensors: &[&Tensor]) -> Result<Tensor> {
 }
 
 /// The factor that clips a global norm: min(1, max_norm / (√sum_of_squares + 10⁻⁶)), a scalar on the device.
-/// 0 for an infinite sum, NaN for NaN.
+/// 0 for a sum that is infinite or NaN: with [`scale_in_place`] it removes what cannot be used, and nobody has to wait.
 ///
 /// # Errors
 /// [`TensorError::Shape`] when `sum_of_squares` is not one element, [`TensorError::DType`] for other types than f32,
@@ -57,8 +57,9 @@ pub fn clip_scale(sum_of_squares: &Tensor, max_norm: f32) -> Result<Tensor> {
     }
 }
 
-/// Multiplies every tensor by a scalar that is on the device, in place, several tensors a dispatch. Other holders of
-/// a tensor's storage keep the old values: shared storage is copied first.
+/// Multiplies every tensor by a scalar that is on the device, in place, several tensors a dispatch. A scalar of 0 gives zeros
+/// even where there was infinity or NaN. Other holders of a tensor's storage keep the old values: shared storage is copied
+/// first.
 ///
 /// # Errors
 /// [`TensorError::Shape`] when `scale` is not one element, [`TensorError::DType`] for other types than f32,

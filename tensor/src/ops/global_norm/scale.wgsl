@@ -1,4 +1,5 @@
-// x *= scale for the tensors of several slots; one invocation an element. A template: see ops/slots.rs.
+// x *= scale for the tensors of several slots, 0 for a scale of 0 whatever x is; one invocation an element. A template: see
+// ops/slots.rs.
 
 struct Params {
     bounds: array<u32, 9>,
@@ -21,7 +22,7 @@ fn main(
     let factor = scale[params.scale_offset];
     // for each slot
     if (i >= params.bounds[SLOT] && i < params.bounds[SLOT + 1]) {
-        x_SLOT[i - params.bounds[SLOT]] *= factor;
+        x_SLOT[i - params.bounds[SLOT]] = select(x_SLOT[i - params.bounds[SLOT]] * factor, 0.0, factor == 0.0);
     }
     // end
 }

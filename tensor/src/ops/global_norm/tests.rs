@@ -35,11 +35,17 @@ on_each_backend! {
             let got = clip_scale(&sum, max_norm).unwrap();
             assert_close("factor", &got, &[], &[want], 1e-6, 0.0).unwrap();
         }
-        let infinite = Tensor::scalar(device, f32::INFINITY).unwrap();
-        assert_eq!(clip_scale(&infinite, 1.0).unwrap().item::<f32>().unwrap(), 0.0);
-        let nan = Tensor::scalar(device, f32::NAN).unwrap();
-        assert!(clip_scale(&nan, 1.0).unwrap().item::<f32>().unwrap().is_nan());
-        assert!(clip_scale(&nan, -1.0).is_err());
+        for sum in [f32::INFINITY, f32::NAN, -f32::NAN] {
+            let sum = Tensor::scalar(device, sum).unwrap();
+            assert_eq!(clip_scale(&sum, 1.0).unwrap().item::<f32>().unwrap(), 0.0);
+            assert!(clip_scale(&sum, -1.0).is_err());
+        }
+    }
+
+    fn a_factor_of_zero_removes_what_is_not_finite(device) {
+        let mut x = Tensor::from_slice(device, &[4], &[1.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]).unwrap();
+        scale_in_place(&mut [&mut x], &Tensor::scalar(device, 0.0f32).unwrap()).unwrap();
+        assert_eq!(x.to_vec::<f32>().unwrap(), [0.0; 4]);
     }
 
     fn scaling_changes_only_the_targets(device) {

@@ -3,21 +3,24 @@
 use std::path::PathBuf;
 
 use autograd::{Decay, Schedule};
-use lora::{Bias, Initialisation, Length, LoraConfig, Targets};
+use lora::{Bias, Initialisation, Length, LoraConfig, OnNonFinite, Targets};
 use models::{DropoutOverrides, WeightType};
 
 use super::full::FullArguments;
 use super::method::MethodArguments;
 use crate::data::options::RowOptions;
 use crate::data::task::Task;
+use crate::identity::BaseCheck;
 
+// Serialised are the settings that a resumed run must share; base and data are known by their contents.
 /// Example: cargo xtask finetune --model path/to/llama --data notes.txt --out my-adapter --steps 300
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, serde::Serialize)]
 #[command(args_override_self = true)]
 pub struct Arguments {
     /// Directory of a Hugging Face checkpoint (config.json, model.safetensors, tokenizer.json), or its name on the hub
     /// (owner/name).
     #[arg(long)]
+    #[serde(skip)]
     pub model: PathBuf,
     /// What to train for: the next token, a class or score of each row, or a task of GLUE.
     #[arg(long, value_enum, default_value_t = Task::Causal)]
@@ -29,15 +32,19 @@ pub struct Arguments {
     /// with --task classify or regress text, perhaps text_pair, and label); with a task of GLUE the directory of its
     /// files.
     #[arg(long, num_args = 1.., required = true)]
+    #[serde(skip)]
     pub data: Vec<PathBuf>,
     /// Validation data; default: 5 % of the training data is held out, at most 64 blocks or rows.
     #[arg(long, num_args = 1..)]
+    #[serde(skip)]
     pub validation: Vec<PathBuf>,
     /// Directory for the adapter (PEFT files) or, with --full, the model; metrics.jsonl and resumable checkpoints.
     #[arg(long)]
+    #[serde(skip)]
     pub out: PathBuf,
     /// Read settings from a TOML file with the same names; flags given here win.
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Rank of the adapter.
     #[arg(long, default_value_t = 8)]
@@ -92,6 +99,10 @@ pub struct Arguments {
     /// Global norm to which gradients are clipped; 0 for no clipping.
     #[arg(long, default_value_t = 1.0)]
     pub clip: f32,
+    /// What becomes of a step whose loss or gradients are NaN or infinite: stop ends the run; skip leaves its gradients out,
+    /// unless that happens ten times in a row.
+    #[arg(long, value_enum, default_value_t = NonFinite::Stop)]
+    pub on_nonfinite: NonFinite,
     /// Optimizer steps.
     #[arg(long, default_value_t = 200, conflicts_with = "epochs")]
     pub steps: u64,
@@ -108,12 +119,15 @@ pub struct Arguments {
     #[arg(long, visible_alias = "max-length", default_value_t = 128, value_parser = positive)]
     pub seq: usize,
     #[command(flatten)]
+    #[serde(flatten)]
     pub rows: RowOptions,
     /// Steps between evaluations; default: four over the run.
     #[arg(long)]
+    #[serde(skip)]
     pub eval_every: Option<u64>,
     /// Steps between resumable checkpoints; default: only when interrupted.
     #[arg(long)]
+    #[serde(skip)]
     pub save_every: Option<u64>,
     /// Compute each block again in the backward pass instead of keeping its activations.
     #[arg(long)]
@@ -122,32 +136,58 @@ pub struct Arguments {
     /// f32.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub dtype: Precision,
+    /// Begin though the device seems to have too little memory.
+    #[arg(long)]
+    #[serde(skip)]
+    pub ignore_memory_estimate: bool,
     /// Go on from the newest checkpoint in --out.
     #[arg(long)]
+    #[serde(skip)]
     pub resume: bool,
     /// Start from the factors of this PEFT adapter instead of new ones; its rank, alpha and targets count.
     #[arg(long, conflicts_with = "resume")]
     pub init_adapter: Option<PathBuf>,
     /// Write over an adapter that is already in --out.
     #[arg(long)]
+    #[serde(skip)]
     pub overwrite: bool,
     #[command(flatten)]
+    #[serde(skip)]
+    pub base_check: BaseCheck,
+    #[command(flatten)]
+    #[serde(flatten)]
     pub full: FullArguments,
     #[command(flatten)]
+    #[serde(flatten)]
     pub method: MethodArguments,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum ScheduleKind {
     Constant,
     Linear,
     Cosine,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum Precision {
     F32,
     Mixed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+pub enum NonFinite {
+    Stop,
+    Skip,
+}
+
+impl From<NonFinite> for OnNonFinite {
+    fn from(chosen: NonFinite) -> Self {
+        match chosen {
+            NonFinite::Stop => OnNonFinite::Stop,
+            NonFinite::Skip => OnNonFinite::Skip,
+        }
+    }
 }
 
 impl Precision {

@@ -13,7 +13,7 @@ use crate::loading::model_failure;
 use crate::output::Output;
 
 /// The flags of full training.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, serde::Serialize)]
 pub struct FullArguments {
     /// Train every parameter of the model instead of an adapter; --out then becomes a Hugging Face checkpoint.
     #[arg(long, conflicts_with_all = ["rank", "alpha", "targets", "dropout", "init_lora_weights", "use_rslora", "use_dora", "bias",
@@ -32,7 +32,7 @@ pub struct FullArguments {
     pub store: Stored,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum Stored {
     F32,
     F16,

@@ -10,14 +10,16 @@ use reflora::{Balance, LogBalance, Method, MethodOptions};
 use serde_json::json;
 
 use crate::failure::{Failure, Outcome};
+use crate::identity::as_text;
 use crate::loading::lora_failure;
 
 /// The flags that choose a method and an optimizer.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, serde::Serialize)]
 pub struct MethodArguments {
     /// How the adapters are trained: lora, lora-plus (B learns faster), scaled (gradients divided by the other factor's Gram
     /// matrix), reflora (the optimal factorisation at every step) or reflora-s (its scalar form).
     #[arg(long, default_value_t = Method::Lora)]
+    #[serde(serialize_with = "as_text")]
     pub method: Method,
     /// reflora, reflora-s: steps of plain LoRA at the beginning. With 0, reflora begins with two random factors whose
     /// product is subtracted; the adapter that is written then has twice the rank.
@@ -38,10 +40,11 @@ pub struct MethodArguments {
     /// Write norms, condition numbers, sharpness bound and balance of every adapter to balance.jsonl in --out, every so
     /// many steps; each time waits for the device.
     #[arg(long, num_args = 0..=1, default_missing_value = "1", value_name = "STEPS")]
+    #[serde(skip)]
     pub log_balance: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay.
     Adamw,

@@ -3,22 +3,26 @@
 mod arguments;
 mod full;
 mod inputs;
+mod memory;
 mod method;
 mod progress;
+mod spikes;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use lora::{
-    AdapterOrigin, AdapterSet, Base, Evaluation, MetricsWriter, Model, Outcome as Trained, Trainer, TrainingOptions,
-    WEIGHTS_FILE, evaluate, latest_checkpoint,
+    AdapterOrigin, AdapterSet, Base, Evaluation, MetricsWriter, Model, Outcome as Trained, Provenance, Trainer,
+    TrainingOptions, WEIGHTS_FILE, evaluate, latest_checkpoint,
 };
 use models::Checkpoint;
-use serde_json::json;
+use serde_json::{Value, json};
+use tensor::Device;
 
 pub use arguments::{Arguments, Precision, positive};
 pub use inputs::{Inputs, read as read_inputs};
@@ -31,8 +35,9 @@ use crate::data::Sources;
 use crate::data::task::Task;
 use crate::failure::{Failure, Outcome};
 use crate::hub;
+use crate::identity;
 use crate::interrupt;
-use crate::loading::{self, lora_failure};
+use crate::loading::{self, lora_failure, model_failure};
 use crate::output::{Output, bytes};
 
 /// Evaluations over a run when nothing is said.
@@ -45,7 +50,10 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     let device = common.open_device(output)?;
     let Inputs { loaded, sources, judge } = inputs::read(arguments, common, &device, output)?;
     let model = loaded.model();
-    let (adapters, origin) = starting_point(arguments, common, model, output)?;
+    let (adapters, task_type) = starting_point(arguments, common, model, output)?;
+    let provenance = provenance(arguments, common, &device)?;
+    let base_model = Some(hub::base_name(&arguments.model));
+    let origin = AdapterOrigin { base_model, task_type, provenance: Some(provenance) };
     describe(&adapters, &sources, arguments.seq, output);
 
     let options = training_options(arguments, common, &sources, &origin)?;
@@ -78,12 +86,13 @@ fn check_output(arguments: &Arguments) -> Outcome<()> {
     if out.exists() && !out.is_dir() {
         return Err(Failure::input(format!("--out {}: this is a file, not a directory", out.display())));
     }
-    let files: &[&str] = if arguments.full.full { &checkpoints::WEIGHTS } else { &[WEIGHTS_FILE] };
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if arguments.full.full && same(&arguments.model, out) {
         return Err(Failure::input("--out: must be another directory than --model"));
     }
-    let occupied = files.iter().find(|name| out.join(name).exists());
+    let under_way = latest_checkpoint(out).map_err(lora_failure)?;
+    let occupied =
+        finished(arguments).or(under_way.as_deref().and_then(|path| Some(path.file_name()?.to_string_lossy())));
     if let (Some(file), false, false) = (occupied, arguments.overwrite, arguments.resume) {
         return Err(Failure::input(format!(
             "--out {}: {file} is already there; choose another directory, or --overwrite, or --resume",
@@ -93,35 +102,55 @@ fn check_output(arguments: &Arguments) -> Outcome<()> {
     Ok(())
 }
 
+/// The file of weights that a run which came to its end left in --out.
+fn finished(arguments: &Arguments) -> Option<Cow<'static, str>> {
+    let files: &[&str] = if arguments.full.full { &checkpoints::WEIGHTS } else { &[WEIGHTS_FILE] };
+    files.iter().find(|name| arguments.out.join(name).exists()).map(|&name| name.into())
+}
+
+/// What is written beside the result: the base, unless it is made from nothing, and the run.
+fn provenance(arguments: &Arguments, common: &Common, device: &Device) -> Outcome<Provenance> {
+    let base = match arguments.full.from_scratch {
+        true => None,
+        false => Some(Checkpoint::open(&arguments.model).and_then(|base| base.identity()).map_err(model_failure)?),
+    };
+    // By way of text, since a value would hold 0.02 as 0.019999999552965164.
+    let mut settings: serde_json::Map<String, Value> = serde_json::from_str(&serde_json::to_string(arguments)?)?;
+    if let Some(directory) = &arguments.init_adapter {
+        settings.insert("init_adapter".into(), json!(directory));
+    }
+    let data = [&arguments.data[..], &arguments.validation].concat();
+    identity::provenance(base, "finetune", device, common.seed, &data, settings)
+}
+
+/// The adapters that training begins with, and PEFT's word for their task.
 fn starting_point(
     arguments: &Arguments,
     common: &Common,
     model: &dyn Model,
     output: &Output,
-) -> Outcome<(AdapterSet, AdapterOrigin)> {
+) -> Outcome<(AdapterSet, Option<String>)> {
     if arguments.full.full {
         let set = AdapterSet::full(Base::of(model), model.device()).map_err(lora_failure)?;
-        return Ok((set, AdapterOrigin::default()));
+        return Ok((set, None));
     }
-    let base_model = Some(hub::base_name(&arguments.model));
     // PEFT has no word for masked language models.
     let task_type = match arguments.task {
         Task::MaskedLm => None,
         task => Some(if task.is_language() { "CAUSAL_LM" } else { "SEQ_CLS" }.to_string()),
     };
-    let base_fingerprint = Some(Checkpoint::open(&arguments.model).map_err(loading::model_failure)?.fingerprint());
-    let origin = AdapterOrigin { base_model, task_type, base_fingerprint };
     if let Some(directory) = &arguments.init_adapter {
+        arguments.base_check.check(directory, &arguments.model, output)?;
         let (mut adapters, _) = loading::adapter(directory, model, output)?;
         adapters.set_dropout(arguments.dropout).map_err(lora_failure)?;
-        return Ok((adapters, origin));
+        return Ok((adapters, task_type));
     }
     let config = arguments.lora_config(&model.savable_modules());
     let mut adapters = AdapterSet::new(config, Base::of(model), model.device(), common.seed).map_err(lora_failure)?;
     if arguments.init_lora_weights.is_none() && arguments.method.starts_from_random_factors() {
         adapters.subtract_initial_product().map_err(lora_failure)?;
     }
-    Ok((adapters, origin))
+    Ok((adapters, task_type))
 }
 
 fn describe(adapters: &AdapterSet, sources: &Sources, sequence: usize, output: &Output) {
@@ -164,6 +193,7 @@ fn training_options(
     options.max_gradient_norm = (arguments.clip != 0.0).then_some(arguments.clip);
     options.evaluate_every = Some(arguments.eval_every.unwrap_or(steps.div_ceil(EVALUATIONS).max(1)));
     options.save_every = arguments.save_every;
+    options.on_nonfinite = arguments.on_nonfinite.into();
     options.seed = common.seed;
     options.output = Some(arguments.out.clone());
     options.origin = origin.clone();
@@ -189,27 +219,45 @@ fn train(
     let trainer = Trainer::new(model, adapters, optimizer, options).map_err(lora_failure)?;
     let mut trainer = trainer.with_transform(transform);
     let metrics = arguments.out.join("metrics.jsonl");
-    let metrics = if arguments.resume {
-        let checkpoint = latest_checkpoint(&arguments.out)
-            .map_err(lora_failure)?
-            .ok_or_else(|| Failure::input(format!("--resume: {} holds no checkpoint", arguments.out.display())))?;
-        trainer.resume(&checkpoint).map_err(lora_failure)?;
-        output.say(format!("resuming after step {}", trainer.steps_done()));
-        MetricsWriter::resume(&metrics, trainer.steps_done())
-    } else {
-        MetricsWriter::create(&metrics)
+    let metrics = match checkpoint_to_resume(arguments, output)? {
+        Some(checkpoint) => {
+            trainer.resume(&checkpoint).map_err(lora_failure)?;
+            output.say(format!("resuming after step {}", trainer.steps_done()));
+            MetricsWriter::resume(&metrics, trainer.steps_done())
+        }
+        None => MetricsWriter::create(&metrics),
     };
+    memory::check(&trainer, &*sources.training, model.device(), arguments, output)?;
     let progress = Progress::new(output, steps, trainer.steps_done(), arguments.task.is_language());
     let trainer = trainer.with_observer(metrics.map_err(lora_failure)?).with_observer(progress);
     let trained = trainer.run(&*sources.training, Some(&*sources.validation)).map_err(lora_failure)?;
     Ok((trained, steps))
 }
 
+/// The checkpoint that --resume goes on from. A run that was ended before its first one begins again.
+fn checkpoint_to_resume(arguments: &Arguments, output: &Output) -> Outcome<Option<PathBuf>> {
+    if !arguments.resume {
+        return Ok(None);
+    }
+    let out = arguments.out.display();
+    let checkpoint = latest_checkpoint(&arguments.out).map_err(lora_failure)?;
+    match (&checkpoint, finished(arguments)) {
+        (None, Some(file)) if !arguments.overwrite => Err(Failure::input(format!(
+            "--resume: {out} has {file} but no checkpoint to go on from; choose another directory, or --overwrite"
+        ))),
+        (None, _) => {
+            output.say(format!("--resume: {out} holds no checkpoint yet; beginning at the first step"));
+            Ok(None)
+        }
+        (Some(_), _) => Ok(checkpoint),
+    }
+}
+
 fn conclude(
     arguments: &Arguments,
     trained: &Trained,
     steps: u64,
-    mut report: serde_json::Value,
+    mut report: Value,
     started: Instant,
     model: &dyn Model,
     output: &Output,
@@ -219,12 +267,12 @@ fn conclude(
     let counters = model.device().counters();
     let best = trained.best.as_ref().map(|best| (best.step, best.loss));
     let facts = json!({
-        "out": arguments.out, "steps": trained.steps, "stopped": trained.stopped,
+        "out": arguments.out, "steps": trained.steps, "stopped": trained.stopped, "skipped_steps": trained.skipped,
         "best_step": best.map(|(step, _)| step), "best_validation_loss": best.map(|(_, loss)| loss),
         "method_report": trained.method.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "seconds": seconds, "peak_bytes": counters.peak_bytes, "device": model.device().to_string(),
     });
-    if let (Some(report), serde_json::Value::Object(facts)) = (report.as_object_mut(), facts) {
+    if let (Some(report), Value::Object(facts)) = (report.as_object_mut(), facts) {
         report.extend(facts);
     }
     let before = report["validation_loss_before"].as_f64();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lora::{CheckpointReport, EvaluationReport, Observer, StepReport};
 
+use super::spikes::Spikes;
 use crate::interrupt;
 use crate::output::Output;
 
@@ -19,6 +20,7 @@ pub struct Progress<'a> {
     last_line: Instant,
     /// Losses are those of tokens, so that their exponentials are perplexities.
     of_tokens: bool,
+    spikes: Spikes,
 }
 
 impl<'a> Progress<'a> {
@@ -31,7 +33,7 @@ impl<'a> Progress<'a> {
             bar.set_style(style);
         }
         bar.set_position(done);
-        Progress { output, bar, steps, last_line: Instant::now(), of_tokens }
+        Progress { output, bar, steps, last_line: Instant::now(), of_tokens, spikes: Spikes::default() }
     }
 
     fn say(&self, line: &str) {
@@ -41,6 +43,9 @@ impl<'a> Progress<'a> {
 
 impl Observer for Progress<'_> {
     fn on_step(&mut self, report: &StepReport) -> lora::Result<()> {
+        if let Some(warning) = self.spikes.note(report) {
+            self.say(&warning);
+        }
         let rate = report.tokens as f64 / report.seconds.max(1e-9);
         self.bar.set_position(report.step);
         let unit = if self.of_tokens { "tokens" } else { "sequences" };
@@ -71,6 +76,11 @@ impl Observer for Progress<'_> {
         if report.resumable {
             self.say(&format!("saved {}", report.directory.display()));
         }
+        Ok(())
+    }
+
+    fn on_warning(&mut self, message: &str) -> lora::Result<()> {
+        self.say(&format!("warning: {message}"));
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use autograd::Schedule;
 use super::super::finetune::{Precision, positive};
 use crate::data::options::RowOptions;
 use crate::data::task::Task;
+use crate::identity::BaseCheck;
 
 /// What `restore` is told.
 #[derive(clap::Args, Clone, Debug)]
@@ -114,6 +115,8 @@ pub struct Arguments {
     /// Write over adapters that are already in --out.
     #[arg(long)]
     pub overwrite: bool,
+    #[command(flatten)]
+    pub base_check: BaseCheck,
 }
 
 /// How the start is searched for.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lora::{AdapterOrigin, AdapterSet, Base, Model, ModuleShape, read_adapter_origin};
+use lora::{AdapterOrigin, AdapterSet, Base, BaseIdentity, Model, ModuleShape, read_adapter_origin};
 use models::{Checkpoint, DropoutOverrides, ModelUpdate, Side, Tokenizer};
 use tensor::{Device, Tensor};
 
@@ -21,8 +21,8 @@ pub struct Bases<'a> {
     output: &'a Output,
     device: Device,
     pub update: ModelUpdate,
-    pub old_fingerprint: String,
-    pub new_fingerprint: String,
+    pub old: BaseIdentity,
+    pub new: BaseIdentity,
     loaded: Option<(Side, Option<usize>, Loaded)>,
 }
 
@@ -48,14 +48,14 @@ impl<'a> Bases<'a> {
             }
         }
         let update = ModelUpdate::open(&arguments.old_model, &arguments.new_model).map_err(model_failure)?;
-        let [old_fingerprint, new_fingerprint] =
-            [Side::Old, Side::New].map(|side| update.checkpoint(side).fingerprint());
+        let identity = |side| update.checkpoint(side).identity().map_err(model_failure);
+        let (old, new) = (identity(Side::Old)?, identity(Side::New)?);
         let (before, after) = (update.vocabulary(Side::Old), update.vocabulary(Side::New));
         if after > before {
             output.say(format!("the vocabulary grew from {before} to {after}: the new rows are the new base's own"));
         }
         let device = common.open_device(output)?;
-        Ok(Bases { arguments, common, output, device, update, old_fingerprint, new_fingerprint, loaded: None })
+        Ok(Bases { arguments, common, output, device, update, old, new, loaded: None })
     }
 
     pub fn device(&self) -> &Device {
@@ -126,8 +126,8 @@ impl<'a> Bases<'a> {
     pub fn check_origin(&self, adapter: &Path) -> Outcome<Option<String>> {
         let origin = read_adapter_origin(adapter).map_err(lora_failure)?;
         let base = origin.base_model.unwrap_or_else(|| "a base without name".into());
-        let fingerprint = match origin.base_fingerprint {
-            Some(fingerprint) => fingerprint,
+        let contents = match origin.provenance.and_then(|provenance| provenance.base) {
+            Some(base) => base.contents,
             None => match Checkpoint::open(Path::new(&base)) {
                 Ok(checkpoint) => checkpoint.fingerprint(),
                 Err(_) => {
@@ -138,17 +138,20 @@ impl<'a> Bases<'a> {
             },
         };
         let adapter = adapter.display();
-        if fingerprint == self.old_fingerprint {
-            Ok(None)
-        } else if fingerprint == self.new_fingerprint {
-            Err(Failure::input(format!("adapter {adapter}: was trained on {base}, which is the new base already")))
-        } else {
-            Err(Failure::input(format!(
-                "adapter {adapter}: was trained on {base}, whose weights are not those of --old-model {}; give the base it was \
-                 trained on",
-                self.arguments.old_model.display()
-            )))
+        if contents == self.old.contents {
+            return Ok(None);
         }
+        let message = if contents == self.new.contents {
+            format!("adapter {adapter}: was trained on {base}, which is the new base already")
+        } else {
+            let old = self.arguments.old_model.display();
+            format!(
+                "adapter {adapter}: was trained on {base}, whose weights are not those of --old-model {old}; give the base it was \
+                 trained on"
+            )
+        };
+        self.arguments.base_check.judge(message, self.output)?;
+        Ok(Some(format!("it was trained on {base}, which is not --old-model")))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use lora::{AdapterOrigin, AdapterSet, Base, Best, Regulariser, Unchanged, WEIGHTS_FILE, write_whole};
+use lora::{AdapterOrigin, AdapterSet, Base, Best, Provenance, Regulariser, Unchanged, WEIGHTS_FILE, write_whole};
 use models::Side;
 use relora::{
     AnchoredRegulariser, DataAmount, Evolution, EvolutionCache, EvolutionOptions, Fusion, Objective,
@@ -79,7 +79,7 @@ pub fn identity(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: 
         arguments.trust_radius
     );
     Ok(json!({
-        "old": bases.old_fingerprint, "new": bases.new_fingerprint, "adapter": format!("{:016x}", hash.finish()),
+        "old": bases.old.contents, "new": bases.new.contents, "adapter": format!("{:016x}", hash.finish()),
         "settings": settings, "method": arguments.method.name(), "seed": common.seed,
         "tolerance": arguments.tolerance, "stop_at_target": arguments.stop_at_target, "steps": arguments.steps,
         "lr": arguments.lr, "warmup": arguments.warmup, "clip": arguments.clip, "batch": arguments.batch,
@@ -116,7 +116,7 @@ impl Restoration<'_> {
         let origin = AdapterOrigin {
             base_model: Some(crate::hub::base_name(&self.arguments.new_model)),
             task_type: origin.task_type,
-            base_fingerprint: Some(self.bases.new_fingerprint.clone()),
+            provenance: Some(self.provenance(identity)?),
         };
         let target = self.target();
         if !self.arguments.resume {
@@ -135,6 +135,14 @@ impl Restoration<'_> {
         self.write(REPORT_FILE, identity, &report)?;
         self.clean(&[START_FILE])?;
         Ok(report)
+    }
+
+    /// What is written beside the result.
+    fn provenance(&self, identity: &Value) -> Outcome<Provenance> {
+        let settings = identity.as_object().cloned().unwrap_or_default();
+        let data = [&self.job.data[..], &self.job.validation].concat();
+        let (base, device) = (Some(self.bases.new.clone()), self.bases.device());
+        crate::identity::provenance(base, "restore", device, self.common.seed, &data, settings)
     }
 
     fn target(&self) -> Option<f64> {
@@ -335,10 +343,10 @@ impl Restoration<'_> {
     }
 
     fn evolution(&self, old: &AdapterSet) -> Outcome<Evolution> {
-        let Bases { update, old_fingerprint, new_fingerprint, .. } = self.bases;
+        let Bases { update, old: before, new: after, .. } = self.bases;
         let directory = self.arguments.evolution_cache.clone();
         let directory = directory.unwrap_or_else(|| self.arguments.out.join("evolution"));
-        let cache = EvolutionCache::new(&directory, old_fingerprint, new_fingerprint);
+        let cache = EvolutionCache::new(&directory, &before.contents, &after.contents);
         let options =
             EvolutionOptions { ranks_per_adapter_rank: self.arguments.evolution_ranks, seed: self.common.seed };
         let (before, after) = (SideWeights(update, Side::Old), SideWeights(update, Side::New));
