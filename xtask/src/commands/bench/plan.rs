@@ -201,7 +201,7 @@ const GPU: Plan = Plan {
         batch: 32,
         sequence: 64,
         retrain_rates: &[1e-3, 3e-3, 1e-2],
-        restore_rates: &[3e-4, 1e-3, 3e-3],
+        restore_rates: &[1e-3, 3e-3, 1e-2],
     },
     seen: Seen { kernels: 45.0, step: 12.0, reflora: 60.0, ..GPU_QUICK.seen },
 };

@@ -97,9 +97,8 @@ pub struct Arguments {
     /// parameters asks for), cosine (strongly at first, then less and less, not at all at the end: delays readiness), or none.
     #[arg(long, value_enum, default_value_t = Regularisation::Data)]
     pub regularisation: Regularisation,
-    /// How far the strong pull lets a coordinate go from the start, as a share of the factors' root mean square. At the 0.2 of
-    /// the method's simulation, steps that the task needs are held back.
-    #[arg(long, default_value_t = 1.0)]
+    /// How far the strong pull lets a coordinate go from the start, as a share of the factors' root mean square.
+    #[arg(long, default_value_t = relora::TRUST_RADIUS)]
     pub trust_radius: f64,
     /// Ranks of the base's change for each rank of the adapter.
     #[arg(long, default_value_t = relora::RANKS_PER_ADAPTER_RANK, value_parser = positive)]
