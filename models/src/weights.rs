@@ -91,6 +91,7 @@ impl<'a> CheckpointWeights<'a> {
         let stored = stored_name.and_then(|name| Some((name, checkpoint.get(name)?, checkpoint.bytes(name)?)));
         let Some((stored_name, info, bytes)) = stored else { return Err(self.missing(name, shape)) };
         self.used.insert(stored_name.to_string());
+        checkpoint.will_need(stored_name);
         let path = || checkpoint.file_of(stored_name).unwrap_or(checkpoint.directory()).to_path_buf();
         if info.shape != shape {
             let (expected, found) = (shape.to_vec(), info.shape.clone());

@@ -135,23 +135,34 @@ impl Checkpoint {
 
     /// The description of one tensor.
     pub fn get(&self, name: &str) -> Option<&StoredTensor> {
-        self.files[*self.names.get(name)?].tensors.get(name)
+        Some(self.place_of(name)?.1)
     }
 
     /// The little-endian, row-major bytes of one tensor: straight from the map, or gathered where a PyTorch file holds
     /// a strided view.
     pub fn bytes(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let file = &self.files[*self.names.get(name)?];
-        Some(file.bytes(file.tensors.get(name)?))
+        let (file, tensor) = self.place_of(name)?;
+        Some(file.bytes(tensor))
+    }
+
+    /// Has the system fetch a tensor's bytes, all of which are about to be read.
+    pub fn will_need(&self, name: &str) {
+        if let Some((file, tensor)) = self.place_of(name) {
+            file.map.will_need(tensor.bytes.clone());
+        }
     }
 
     /// Lets go of the memory behind [`bytes`](Self::bytes), so that reading a checkpoint of any size tensor by tensor
     /// takes the memory of its largest tensor. The bytes can be read again.
     pub fn release(&self, name: &str) {
-        if let Some(&file) = self.names.get(name) {
-            let file = &self.files[file];
-            file.map.release(file.tensors[name].bytes.clone());
+        if let Some((file, tensor)) = self.place_of(name) {
+            file.map.release(tensor.bytes.clone());
         }
+    }
+
+    fn place_of(&self, name: &str) -> Option<(&TensorFile, &StoredTensor)> {
+        let file = &self.files[*self.names.get(name)?];
+        Some((file, file.tensors.get(name)?))
     }
 
     /// The file that holds a tensor.

@@ -42,7 +42,6 @@ pub(crate) struct TensorFile {
 impl TensorFile {
     /// The row-major bytes of a tensor of this file: straight from the map, or gathered if it is strided.
     pub fn bytes(&self, tensor: &StoredTensor) -> Cow<'_, [u8]> {
-        self.map.will_need(tensor.bytes.clone());
         let stored = &self.map[tensor.bytes.clone()];
         match &tensor.strides {
             None => Cow::Borrowed(stored),
