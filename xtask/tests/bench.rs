@@ -136,6 +136,12 @@ fn a_directory_that_cannot_be_written_to_is_told_before_the_work() {
     assert!(!text(&output.stdout).contains("TFLOP/s"), "nothing was measured");
 }
 
+#[test]
+fn a_python_without_peers_is_told_how_to_get_them() {
+    let words = ["bench", "peers", "--quick", "--device", "cpu", "--python", "no-such-python"];
+    assert_refused(&run(&words), &["--python no-such-python", "pip install -r", "requirements.txt"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_leaves_what_it_finished() {

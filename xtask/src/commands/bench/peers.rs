@@ -24,17 +24,9 @@ pub struct Options {
 /// Times that both take a turn; a machine may drift.
 const ROUNDS: usize = 3;
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
-}
-
 /// How to get what is missing.
-fn way_out() -> String {
-    format!(
-        "python3 -m venv peers && peers/bin/pip install -r {} && cargo xtask bench peers --python peers/bin/python",
-        directory().join("requirements.txt").display()
-    )
-}
+const WAY_OUT: &str = "python3 -m venv target/peers && target/peers/bin/pip install -r xtask/peers/requirements.txt && \
+    cargo xtask bench peers --python target/peers/bin/python";
 
 pub fn run(options: &Options, steps: &step::Options, bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
     let output = bench.output;
@@ -42,15 +34,15 @@ pub fn run(options: &Options, steps: &step::Options, bench: &Bench<'_>, results:
     let versions = match call(&python, &json!({ "versions": true })) {
         Ok(versions) => versions,
         Err(error) if options.python.is_some() => {
-            return Err(Failure::input(format!("--python {}: {error}. To get it: {}", python.display(), way_out())));
+            return Err(Failure::input(format!("--python {}: {error}. To get it: {}", python.display(), WAY_OUT)));
         }
         Err(error) => {
             output.say(format!(
                 "\nno peer: {} has no PyTorch with PEFT ({error}). To get it: {}",
                 python.display(),
-                way_out()
+                WAY_OUT
             ));
-            results.set("absent", json!(way_out()));
+            results.set("absent", json!(WAY_OUT));
             return Ok(());
         }
     };
@@ -116,7 +108,7 @@ fn request(case: &Case, steps: &step::Options, bench: &Bench<'_>) -> Outcome<Val
 
 /// Runs our script with a request and gives its answer, or why there is none.
 fn call(python: &Path, request: &Value) -> Result<Value, String> {
-    let script = directory().join("lora_step.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/lora_step.py");
     let run = Command::new(python).arg(&script).arg(request.to_string()).output().map_err(|error| error.to_string())?;
     let (answer, complaint) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     let last = |text: &str| text.lines().last().unwrap_or("it said nothing").to_string();

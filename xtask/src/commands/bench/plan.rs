@@ -118,7 +118,7 @@ const CPU_QUICK: Plan = Plan {
     relora: Relora {
         seeds: 3,
         adapter_steps: 80,
-        restore_steps: 32,
+        restore_steps: 40,
         eval_every: 4,
         batch: 8,
         sequence: 64,
@@ -145,7 +145,7 @@ const CPU: Plan = Plan {
         steps: 120,
         ..CPU_QUICK.reflora
     },
-    relora: Relora { seeds: 3, adapter_steps: 200, restore_steps: 80, eval_every: 5, batch: 16, ..CPU_QUICK.relora },
+    relora: Relora { seeds: 3, adapter_steps: 200, restore_steps: 100, eval_every: 5, batch: 16, ..CPU_QUICK.relora },
     seen: Seen { kernels: 25.0, step: 10.0, reflora: 60.0, ..CPU_QUICK.seen },
 };
 
@@ -173,7 +173,7 @@ const GPU_QUICK: Plan = Plan {
     tasks: CPU.tasks,
     rows: (2_000, 128),
     reflora: Reflora { overhead: &["deberta-v3-base:32:128:8"], seeds: 3, steps: 120, ..CPU_QUICK.reflora },
-    relora: Relora { adapter_steps: 200, restore_steps: 80, batch: 32, ..CPU_QUICK.relora },
+    relora: Relora { adapter_steps: 200, restore_steps: 100, batch: 32, ..CPU_QUICK.relora },
     seen: Seen { kernels: 4.0, step: 6.0, reflora: 20.0, world_step: 0.004 },
 };
 
@@ -196,7 +196,7 @@ const GPU: Plan = Plan {
     relora: Relora {
         seeds: 3,
         adapter_steps: 250,
-        restore_steps: 100,
+        restore_steps: 125,
         eval_every: 5,
         batch: 32,
         sequence: 64,

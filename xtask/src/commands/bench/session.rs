@@ -48,13 +48,16 @@ pub fn run(arguments: &Arguments, common: &Common, output: &Output) -> Outcome<E
     session.report.about.complete = outcome.is_ok();
     session.write()?;
     session.conclude();
-    match (outcome, &arguments.out) {
-        (Ok(()), _) => Ok(ExitCode::SUCCESS),
-        (Err(Failure::Interrupted(_)), Some(out)) => Err(Failure::Interrupted(format!(
-            "interrupted; what was measured until then is in {}",
-            out.join("report.html").display()
-        ))),
-        (Err(failure), _) => Err(failure),
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whatever was under way may have told of it in its own words.
+        Err(_) if interrupt::requested() => Err(Failure::Interrupted(match &arguments.out {
+            Some(out) => {
+                format!("interrupted; what was measured until then is in {}", out.join("report.html").display())
+            }
+            None => "interrupted; with --out, what was measured until then would be kept".into(),
+        })),
+        Err(failure) => Err(failure),
     }
 }
 

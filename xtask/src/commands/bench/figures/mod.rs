@@ -8,13 +8,17 @@ mod step;
 mod world;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::failure::Outcome;
 use crate::report::{Figure, Section};
 
 /// The section of a suite by its name; a suite without figures of its own gets one with its raw results.
 pub fn section(suite: &str, raw: Value) -> Outcome<Section> {
+    if raw.as_object().is_none_or(Map::is_empty) {
+        // Interrupted before it had anything.
+        return Ok(Section { name: suite.into(), title: suite.into(), raw, ..Section::default() });
+    }
     let mut section = match suite {
         "world" => world::section(&raw)?,
         "kernels" => kernels::section(&raw)?,
