@@ -149,20 +149,31 @@ const CPU: Plan = Plan {
     seen: Seen { kernels: 25.0, step: 10.0, reflora: 60.0, ..CPU_QUICK.seen },
 };
 
-/// A software adapter such as lavapipe: the same questions on less.
+/// A software adapter such as lavapipe, on which a step takes twenty times as long: the same questions on a quarter.
 const SOFTWARE_QUICK: Plan = Plan {
-    reflora: Reflora { toy_seeds: 2, rounds: 3, seeds: 2, ..CPU_QUICK.reflora },
-    relora: Relora { seeds: 2, ..CPU_QUICK.relora },
-    seen: Seen { kernels: 5.0, step: 5.0, reflora: 30.0, world_step: 0.1 },
+    rows: (1_000, 24),
+    reflora: Reflora { toy_seeds: 2, rounds: 2, seeds: 2, steps: 24, batch: 4, ..CPU_QUICK.reflora },
+    relora: Relora {
+        seeds: 2,
+        adapter_steps: 48,
+        restore_steps: 24,
+        eval_every: 6,
+        batch: 4,
+        retrain_rates: &[1e-2],
+        restore_rates: &[3e-3],
+        ..CPU_QUICK.relora
+    },
+    seen: Seen { kernels: 5.0, step: 20.0, reflora: 60.0, world_step: 0.6 },
     ..CPU_QUICK
 };
 
 const SOFTWARE: Plan = Plan {
     kernels: Kernels { products: 3, ..CPU.kernels },
-    reflora: Reflora { toy_seeds: 5, optimizers: CPU_QUICK.reflora.optimizers, ..CPU.reflora },
-    updates: CPU_QUICK.updates,
-    seen: Seen { kernels: 40.0, step: 30.0, reflora: 180.0, ..SOFTWARE_QUICK.seen },
-    ..CPU
+    rows: CPU_QUICK.rows,
+    reflora: Reflora { toy_seeds: 5, ..CPU_QUICK.reflora },
+    relora: CPU_QUICK.relora,
+    seen: Seen { kernels: 40.0, step: 60.0, reflora: 180.0, ..SOFTWARE_QUICK.seen },
+    ..CPU_QUICK
 };
 
 const GPU_QUICK: Plan = Plan {

@@ -41,3 +41,16 @@ pub fn section(suite: &str, raw: Value) -> Outcome<Section> {
 fn part<T: DeserializeOwned>(raw: &Value) -> Outcome<T> {
     Ok(T::deserialize(raw)?)
 }
+
+/// A method as people write it.
+fn method_name(method: &str) -> String {
+    let name = match method {
+        "lora" => "LoRA",
+        "lora-plus" => "LoRA+",
+        "scaled" => "scaled gradients",
+        "reflora" => "RefLoRA",
+        "reflora-s" => "RefLoRA-S",
+        other => other,
+    };
+    name.into()
+}

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::reflora::{Run, Setting, Told, final_loss};
-use super::part;
+use super::{method_name, part};
 use crate::failure::Outcome;
 use crate::report::{Axis, Bar, Bars, Better, Curve, Figure, Finding, Lines, Section, Series, Table};
 
@@ -75,19 +75,6 @@ pub fn section(raw: &Value) -> Outcome<Section> {
 
 fn series(name: &str, curves: Vec<Curve>) -> Series {
     Series { name: method_name(name), published: false, curves }
-}
-
-/// A method as people write it.
-fn method_name(method: &str) -> String {
-    let name = match method {
-        "lora" => "LoRA",
-        "lora-plus" => "LoRA+",
-        "scaled" => "scaled gradients",
-        "reflora" => "RefLoRA",
-        "reflora-s" => "RefLoRA-S",
-        other => other,
-    };
-    name.into()
 }
 
 fn toy(runs: &[Toy], section: &mut Section) {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::part;
+use super::{method_name, part};
 use crate::failure::Outcome;
 use crate::output::bytes;
 use crate::report::{Bar, Bars, Better, Figure, Finding, Section, Table};
@@ -79,7 +79,7 @@ fn finding(step: &Step) -> Finding {
 fn times(steps: &[Step]) -> Bars {
     let bar = |step: &Step| Bar {
         group: step.shape(),
-        name: step.method.clone(),
+        name: method_name(&step.method),
         value: step.time.step * 1e3,
         low: Some(step.time.step_min * 1e3),
         high: Some(step.time.step_max * 1e3),
