@@ -62,8 +62,17 @@ impl CpuBuffer {
 /// Pooled vectors and counters of the one CPU device of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Cpu {
-    free: Mutex<HashMap<(DType, usize), Vec<CpuBuffer>>>,
+    free: Mutex<HashMap<(DType, usize), Class>>,
     pub counters: CounterCells,
+}
+
+/// The vectors of one type and length.
+#[derive(Debug, Default)]
+struct Class {
+    free: Vec<CpuBuffer>,
+    /// Vectors that the pool had to make. No more are kept: others were made elsewhere, and whoever made them makes new ones
+    /// the next time round, so that a pool that kept them would grow for ever.
+    made: usize,
 }
 
 /// Vectors smaller than this go back to the allocator, which is as fast as a pool for them.
@@ -92,12 +101,14 @@ impl Cpu {
         if bytes >= POOLED_FROM_BYTES {
             // A poisoned lock only means another thread panicked between two whole operations on the map.
             let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if let Some(buffer) = free.get_mut(&(T::DTYPE, len)).and_then(Vec::pop) {
+            let class = free.entry((T::DTYPE, len)).or_default();
+            if let Some(buffer) = class.free.pop() {
                 self.counters.pooled_bytes.fetch_sub(bytes, Relaxed);
                 if let Some(values) = T::unwrap(buffer) {
                     return values;
                 }
             }
+            class.made += 1;
             self.counters.buffers_created.fetch_add(1, Relaxed);
         }
         vec![T::zeroed(); len]
@@ -111,11 +122,14 @@ impl Cpu {
         }
         let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // Counted under the lock, so that the count is that of what is there, also when another thread empties the pool.
-        if self.counters.pooled_bytes.load(Relaxed) + bytes > POOL_LIMIT_BYTES {
-            return;
+        let full = self.counters.pooled_bytes.load(Relaxed) + bytes > POOL_LIMIT_BYTES;
+        if let Some(class) = free.get_mut(&(buffer.dtype(), buffer.len()))
+            && class.free.len() < class.made
+            && !full
+        {
+            self.counters.pooled_bytes.fetch_add(bytes, Relaxed);
+            class.free.push(buffer);
         }
-        self.counters.pooled_bytes.fetch_add(bytes, Relaxed);
-        free.entry((buffer.dtype(), buffer.len())).or_default().push(buffer);
     }
 
     /// Frees everything the pool holds.
@@ -169,6 +183,21 @@ impl Drop for CpuStorage {
 mod tests {
     use crate::dtype::DType;
     use crate::{Device, Tensor};
+
+    #[test]
+    fn vectors_from_elsewhere_do_not_gather_in_the_pool() {
+        // A length that no other test has.
+        const LENGTH: usize = 5003;
+        let free = || {
+            let free = super::cpu().free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            free.get(&(DType::F32, LENGTH)).map_or(0, |class| class.free.len())
+        };
+        for _ in 0..10 {
+            let x = Tensor::from_vec(&Device::cpu(), &[LENGTH], vec![1.0f32; LENGTH]).unwrap();
+            drop(x.neg().unwrap());
+        }
+        assert!(free() <= 1, "one result at a time is asked for, and {} vectors are kept", free());
+    }
 
     #[test]
     fn the_pool_may_be_emptied_while_others_use_it() {
