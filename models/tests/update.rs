@@ -76,6 +76,45 @@ fn fingerprints_follow_the_contents() {
 }
 
 #[test]
+#[ignore = "a measurement; docs/checks/README.md has its result"]
+fn a_base_of_seven_billion_parameters_is_identified_in_two_seconds() {
+    const LAYER: [(&str, [usize; 2]); 9] = [
+        ("input_layernorm", [1, 4096]),
+        ("post_attention_layernorm", [1, 4096]),
+        ("self_attn.q_proj", [4096, 4096]),
+        ("self_attn.k_proj", [4096, 4096]),
+        ("self_attn.v_proj", [4096, 4096]),
+        ("self_attn.o_proj", [4096, 4096]),
+        ("mlp.gate_proj", [11008, 4096]),
+        ("mlp.up_proj", [11008, 4096]),
+        ("mlp.down_proj", [4096, 11008]),
+    ];
+    let layers =
+        (0..32).flat_map(|layer| LAYER.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape)));
+    let ends =
+        [("model.embed_tokens.weight".to_string(), [32000, 4096]), ("lm_head.weight".to_string(), [32000, 4096])];
+    let (mut header, mut at) = (serde_json::Map::new(), 0);
+    for (name, shape) in layers.chain(ends) {
+        let end = at + 2 * shape[0] * shape[1];
+        header.insert(name, serde_json::json!({ "dtype": "F16", "shape": shape, "data_offsets": [at, end] }));
+        at = end;
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let directory = tempfile::tempdir().unwrap();
+    fs::copy(fixture().join("config.json"), directory.path().join("config.json")).unwrap();
+    let path = directory.path().join("model.safetensors");
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+    // The rest of the file is a hole, which costs as much to read as what the system has at hand.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len((8 + header.len() + at) as u64).unwrap();
+    let started = std::time::Instant::now();
+    let identity = Checkpoint::open(directory.path()).unwrap().identity().unwrap();
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{:.1} GB in {seconds:.2} s: {}", at as f64 / 1e9, identity.contents);
+    assert!(seconds < 2.0);
+}
+
+#[test]
 fn a_vocabulary_may_grow_but_not_shrink() {
     let resize = |rows: &dyn Fn(usize) -> usize| {
         let mut vocabulary = 0;

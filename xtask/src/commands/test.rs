@@ -1,7 +1,7 @@
 //! `test`: everything CI runs, in the order of what fails fastest.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -101,12 +101,39 @@ pub fn run(arguments: &Arguments, output: &Output) -> Outcome<ExitCode> {
         let doc = ["doc", "--workspace", "--no-deps", "--document-private-items"];
         cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-D warnings")])?;
     }
+    let root = &root;
+    match dependency_checks(root) {
+        Ok(checks) => {
+            cargo("dependencies", &[&["deny", "--all-features", "check"], checks].concat(), &[])?;
+            if checks != DEPENDENCY_CHECKS {
+                output.say("advisories are SKIPPED: their database cannot be reached");
+            }
+        }
+        Err(reason) => output.say(format!("\n== dependencies are SKIPPED: {reason}")),
+    }
     let started = Instant::now();
     output.say("\n== tidy");
-    let findings = tidy::check(&root)?;
+    let findings = tidy::check(root)?;
     findings.iter().for_each(|finding| output.say(format!("tidy: {finding}")));
     stages.push(Stage { name: "tidy", passed: findings.is_empty(), seconds: started.elapsed().as_secs_f64() });
     conclude(&stages, gpu, weights.is_some(), output)
+}
+
+/// What is asked of the crates that we depend on; the last needs a database that is fetched.
+const DEPENDENCY_CHECKS: &[&str] = &["bans", "licenses", "sources", "advisories"];
+
+/// The checks that can be made here, or why none can.
+fn dependency_checks(root: &Path) -> Result<&'static [&'static str], &'static str> {
+    let succeeds = |words: &[&str]| {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let silent = command.arg("deny").args(words).current_dir(root).stdout(Stdio::null()).stderr(Stdio::null());
+        silent.status().is_ok_and(|status| status.success())
+    };
+    if !succeeds(&["--version"]) {
+        return Err("cargo-deny is not installed (cargo install cargo-deny)");
+    }
+    let reachable = succeeds(&["fetch", "db"]);
+    Ok(if reachable { DEPENDENCY_CHECKS } else { &DEPENDENCY_CHECKS[..DEPENDENCY_CHECKS.len() - 1] })
 }
 
 fn conclude(stages: &[Stage], gpu: bool, weights: bool, output: &Output) -> Outcome<ExitCode> {
