@@ -1,8 +1,10 @@
 //! A value in a computation: a tensor, and where it stands on a tape if a gradient is wanted for it.
 
+use std::cell::OnceCell;
 use std::fmt;
+use std::rc::Rc;
 
-use tensor::{DType, Device, Shape, Tensor};
+use tensor::{DType, Device, Result, RowScaled, Shape, Tensor};
 
 use crate::tape::Tape;
 
@@ -14,6 +16,7 @@ use crate::tape::Tape;
 pub struct Var {
     tensor: Tensor,
     pub(crate) place: Option<Place>,
+    rounded: Rc<OnceCell<RowScaled>>,
 }
 
 /// A node of a tape, seen from a variable.
@@ -26,11 +29,11 @@ pub(crate) struct Place {
 impl Var {
     /// A value that no gradient is wanted for.
     pub fn constant(tensor: Tensor) -> Self {
-        Var { tensor, place: None }
+        Self::from_parts(tensor, None)
     }
 
     pub(crate) fn at(tensor: Tensor, tape: &Tape, index: u64) -> Self {
-        Var { tensor, place: Some(Place { tape: tape.clone(), index }) }
+        Self::from_parts(tensor, Some(Place { tape: tape.clone(), index }))
     }
 
     /// The value.
@@ -48,7 +51,21 @@ impl Var {
     }
 
     pub(crate) fn from_parts(tensor: Tensor, place: Option<Place>) -> Self {
-        Var { tensor, place }
+        Var { tensor, place, rounded: Rc::default() }
+    }
+
+    /// The value as rows along its last axis, rounded to 16 bits ([`Tensor::row_scaled`]): once for all who ask the same
+    /// variable, as the projections of one input do.
+    ///
+    /// # Errors
+    /// As [`Tensor::row_scaled`], and [`tensor::TensorError::Shape`] for a scalar.
+    pub fn row_scaled(&self) -> Result<RowScaled> {
+        if let Some(rounded) = self.rounded.get() {
+            return Ok(rounded.clone());
+        }
+        let columns = self.shape().last().copied().unwrap_or(1);
+        let rounded = self.tensor.reshape(&[self.elements() / columns.max(1), columns])?.row_scaled()?;
+        Ok(self.rounded.get_or_init(|| rounded).clone())
     }
 
     /// The same value as a constant: gradients stop here.
@@ -97,5 +114,22 @@ impl fmt::Debug for Var {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.requires_gradient() { "differentiable" } else { "constant" };
         write!(f, "Var({:?}, {kind})", self.tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::testing::on_each_backend;
+
+    use super::*;
+
+    on_each_backend! {
+        fn all_who_ask_share_one_rounding(device) {
+            let x = Var::constant(Tensor::ones(device, &[2, 3, 5], DType::F32).unwrap());
+            let first = x.row_scaled().unwrap();
+            assert_eq!(first.values().shape()[..], [6, 5]);
+            assert!(first.values().is_same_view(x.clone().row_scaled().unwrap().values()));
+            assert_eq!(Var::constant(Tensor::zeros(device, &[0, 4], DType::F32).unwrap()).row_scaled().unwrap().values().shape()[..], [0, 4]);
+        }
     }
 }

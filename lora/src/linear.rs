@@ -4,6 +4,7 @@ use autograd::{Var, record};
 use tensor::{Result, Tensor, TensorError};
 
 use self::adapted::{Dropout, Update};
+use self::rows::Rows;
 use crate::adapter::Adapter;
 use crate::adapter_set::AdapterSet;
 use crate::forward::Forward;
@@ -12,6 +13,7 @@ use crate::targets::ModuleShape;
 
 mod adapted;
 mod decomposed;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,10 @@ pub(crate) use decomposed::row_norms;
 
 /// A frozen linear layer, `y = x·Wᵀ + bias`, plus `s·(dropout(x)·Aᵀ)·Bᵀ` where the pass has an adapter for its name. Where
 /// the pass has trained copies of its weight and bias, these take their place.
+///
+/// With an f16 weight the layer is computed in mixed precision: its input and the gradient of its output are rounded to 16
+/// bits row by row ([`Tensor::row_scaled`]) for all its products, and the rounded input is what is kept. Sums, results and
+/// factors are f32.
 #[derive(Clone, Debug)]
 pub struct Linear {
     name: String,
@@ -132,8 +138,9 @@ impl Linear {
     /// gradient is the sum of dy's rows. Keeps x only for the weight's sake.
     fn plain(&self, x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
         let flat = self.flatten(x)?;
-        let output = product(&flat, weight.tensor(), bias.map(Var::tensor))?.reshape(&self.output_shape(x))?;
         let (input_shape, rows) = (*x.shape(), flat.shape()[0]);
+        let input = Rows::of_input(x, flat.clone(), weight.tensor())?;
+        let output = product(&input, weight.tensor(), bias.map(Var::tensor))?.reshape(&self.output_shape(x))?;
         let for_input = x.requires_gradient().then(|| weight.tensor().clone());
         let for_weight = weight.requires_gradient().then_some(flat);
         let for_bias = bias.map(Var::requires_gradient);
@@ -141,7 +148,7 @@ impl Linear {
         let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
         Ok(record("linear", &inputs, output, move |dy| {
             let dy = dy.reshape(&[rows, outputs])?;
-            let dx = for_input.map(|weight| dy.matmul(&weight)?.reshape(&input_shape)).transpose()?;
+            let dx = for_input.map(|weight| dy.mixed_matmul(&weight)?.reshape(&input_shape)).transpose()?;
             let dw = for_weight.map(|x| dy.t()?.matmul(&x)).transpose()?;
             let db = for_bias.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
             [dx, dw].into_iter().map(Ok).chain(db).collect()
@@ -161,7 +168,8 @@ impl Linear {
         let rows = flat.shape()[0] / sets;
         let h = flat.reshape(&[sets, rows, inputs])?.matmul(&factors.a)?;
         let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
-        let output = product(&flat, &self.weight, bias.as_ref().map(Var::tensor))?.reshape(&[sets, rows, outputs])?;
+        let input = Rows::of_input(x, flat, &self.weight)?;
+        let output = product(&input, &self.weight, bias.as_ref().map(Var::tensor))?.reshape(&[sets, rows, outputs])?;
         let output = output.matmul_accumulate(&h, &factors.b, factors.scaling)?;
         Ok(Var::constant(output.reshape(&self.output_shape(x))?))
     }
@@ -185,7 +193,7 @@ impl Linear {
 }
 
 /// x·Wᵀ + bias.
-fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+fn product(x: &Rows, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = x.matmul(&weight.t()?)?;
     match bias {
         Some(bias) => y.add(bias),

@@ -109,7 +109,7 @@ mod tests {
     on_each_backend! {
         fn each_part_of_the_batch_meets_its_own_adapter(device) {
             let mut random = TestRandom::new(3);
-            let weight = random.tensor(device, &[3, 5], -1.0, 1.0).unwrap().cast(DType::F16).unwrap();
+            let weight = random.tensor(device, &[3, 5], -1.0, 1.0).unwrap().cast(DType::Bf16).unwrap();
             let layer = Linear::new("layer", weight, Some(random.tensor(device, &[3], -1.0, 1.0).unwrap())).unwrap();
             for (sets, batch, tokens) in [(1, 2, 3), (3, 1, 1), (4, 2, 37)] {
                 let sets: Vec<_> = (0..sets).map(|seed| set(device, seed, 2)).collect();

@@ -173,16 +173,6 @@ pub enum ModelError {
         /// The element type in the file.
         found: String,
     },
-    /// A weight does not fit the 16-bit type asked for.
-    #[error("{}: tensor `{tensor}` holds {value:e}, beyond the range of f16; load it as f32 or bf16", path.display())]
-    Range {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name.
-        tensor: String,
-        /// The value that does not fit.
-        value: f32,
-    },
     /// The file holds tensors that the model described by config.json has no place for.
     #[error(
         "{}: {count} tensor(s) that the model of config.json does not use, first `{first}`; the two files \

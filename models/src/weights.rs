@@ -9,8 +9,7 @@ use tensor::{DType, Device, RandomKey, Tensor, bf16, f16};
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
 
-/// The element type in which weight matrices are kept on the device. Norm weights and biases are always f32, as is
-/// all arithmetic.
+/// The element type in which weight matrices are kept on the device. Norm weights and biases are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightType {
     /// f32, whatever the file stores.
@@ -18,7 +17,8 @@ pub enum WeightType {
     F32,
     /// As the file stores them; random weights are bf16.
     Stored,
-    /// f16.
+    /// f16, for mixed precision: products with such a matrix round their other operand to 16 bits as well
+    /// ([`Tensor::mixed_matmul`]). A matrix whose largest element f16 does not hold to its full precision is kept in f32.
     F16,
     /// bf16.
     Bf16,
@@ -101,12 +101,10 @@ impl<'a> CheckpointWeights<'a> {
             let found = format!("{:?}", info.dtype);
             return Err(ModelError::TensorType { path: path(), tensor: stored_name.into(), found });
         };
-        let wanted = weight_type.resolve(stored_type);
-        if wanted == DType::F16
-            && let Some(value) = beyond_f16(stored_type, &bytes)
-        {
-            return Err(ModelError::Range { path: path(), tensor: stored_name.into(), value });
-        }
+        let wanted = match weight_type.resolve(stored_type) {
+            DType::F16 if !fits_f16(stored_type, &bytes) => DType::F32,
+            resolved => resolved,
+        };
         let uploaded = Tensor::from_bytes(self.device, stored_type, shape, &bytes)?;
         drop(bytes);
         checkpoint.release(stored_name);
@@ -175,23 +173,26 @@ pub(crate) fn float_type(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// The first finite value in `bytes` that f16 would turn into infinity.
-fn beyond_f16(dtype: DType, bytes: &[u8]) -> Option<f32> {
-    match dtype {
-        DType::F32 => first_beyond_f16(bytes, |element| f32::from_le_bytes(*element)),
-        DType::Bf16 => first_beyond_f16(bytes, |element| bf16::from_le_bytes(*element).to_f32()),
-        _ => None,
-    }
+/// Whether f16 holds a matrix to 2⁻¹¹ of its largest element: this one lies between the smallest normal f16 and the largest
+/// (or the matrix is zero). Infinities and NaN fit any type.
+fn fits_f16(stored: DType, bytes: &[u8]) -> bool {
+    let largest = match stored {
+        DType::F32 => largest_magnitude(bytes, |element| f32::from_le_bytes(*element)),
+        DType::Bf16 => largest_magnitude(bytes, |element| bf16::from_le_bytes(*element).to_f32()),
+        _ => return true,
+    };
+    largest == 0.0 || (f16::MIN_POSITIVE.to_f32()..=f16::MAX.to_f32()).contains(&largest)
 }
 
-fn first_beyond_f16<const SIZE: usize>(bytes: &[u8], read: impl Fn(&[u8; SIZE]) -> f32) -> Option<f32> {
-    /// Elements asked about at once: without a way out among them, vector instructions answer.
-    const PIECE: usize = 4096;
-    let beyond = |value: f32| value.is_finite() && value.abs() > f16::MAX.to_f32();
+/// The largest of the finite elements' magnitudes. Magnitudes are in the order of their bits, which vector instructions
+/// compare.
+fn largest_magnitude<const SIZE: usize>(bytes: &[u8], read: impl Fn(&[u8; SIZE]) -> f32) -> f32 {
     let (elements, _) = bytes.as_chunks::<SIZE>();
-    let mut pieces = elements.chunks(PIECE);
-    let piece = pieces.find(|piece| piece.iter().fold(false, |found, element| found | beyond(read(element))))?;
-    piece.iter().map(read).find(|value| beyond(*value))
+    let bits = |element| {
+        let magnitude = read(element).to_bits() & 0x7fff_ffff;
+        if magnitude < f32::INFINITY.to_bits() { magnitude } else { 0 }
+    };
+    f32::from_bits(elements.iter().fold(0, |largest, element| largest.max(bits(element))))
 }
 
 /// Random weights: matrices N(0, deviation²), norms one, biases zero. A tensor's values depend on the seed and its
@@ -233,21 +234,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_value_that_f16_cannot_hold_is_found_wherever_it_is() {
-        for position in [0, 1, 4095, 4096, 9000] {
-            let mut values = vec![f16::MAX.to_f32(); 9001];
-            // Infinities stay infinities in f16: they are no loss.
-            values[5] = f32::INFINITY;
-            let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
-            assert_eq!(beyond_f16(DType::F32, &bytes(&values)), None);
-            values[position] = -65_536.0;
-            assert_eq!(beyond_f16(DType::F32, &bytes(&values)), Some(-65_536.0));
-            // The largest f16 rounds up to 65,536 in bf16; half of it does not.
-            let half = |value: &f32| bf16::from_f32(value / 2.0).to_le_bytes();
-            let mut bytes: Vec<u8> = values.iter().flat_map(half).collect();
-            assert_eq!(beyond_f16(DType::Bf16, &bytes), None);
-            bytes[2 * position..][..2].copy_from_slice(&bf16::from_f32(1e30).to_le_bytes());
-            assert_eq!(beyond_f16(DType::Bf16, &bytes), Some(bf16::from_f32(1e30).to_f32()));
+    fn f16_holds_what_lies_within_its_normal_numbers() {
+        for position in [0, 1, 4095, 9000] {
+            let holds = |value: f32, rest: f32| {
+                let mut values = vec![rest; 9001];
+                // Infinities stay infinities in f16: they are no loss.
+                values[5] = f32::NEG_INFINITY;
+                values[position] = value;
+                let bytes = |size: usize| values.iter().flat_map(move |x| x.to_le_bytes()[4 - size..].to_vec()).collect();
+                let [wide, short]: [Vec<u8>; 2] = [bytes(4), bytes(2)];
+                [fits_f16(DType::F32, &wide), fits_f16(DType::Bf16, &short)]
+            };
+            assert_eq!(holds(-65_280.0, 1.0), [true; 2]);
+            assert_eq!(holds(-65_536.0, 1.0), [false; 2]);
+            assert_eq!(holds(2f32.powi(-14), 0.0), [true; 2]);
+            assert_eq!(holds(2f32.powi(-15), 0.0), [false; 2]);
+            assert_eq!(holds(0.0, 0.0), [true; 2]);
         }
     }
 }

@@ -157,17 +157,15 @@ fn known_quirks_load() {
 }
 
 #[test]
-fn values_beyond_f16_are_refused_as_f16_only() {
-    let mut draft = Draft::of("llama_tiny");
-    draft.f32("lm_head.weight", &[300, 64], 70_000.0);
-    let directory = draft.write();
-    let load = |weight_type| Llama::from_directory(directory.path(), &Device::cpu(), weight_type);
-    let message = load(WeightType::F16).err().expect("refused").to_string();
-    assert!(
-        message.contains("tensor `lm_head.weight` holds 7e4, beyond the range of f16; load it as f32 or bf16"),
-        "{message}"
-    );
-    assert!(load(WeightType::Bf16).is_ok());
+fn what_f16_does_not_hold_stays_f32() {
+    for (value, dtype) in [(70_000.0, DType::F32), (1e-5, DType::F32), (60_000.0, DType::F16), (1e-4, DType::F16)] {
+        let mut draft = Draft::of("llama_tiny");
+        draft.f32("lm_head.weight", &[300, 64], value);
+        let directory = draft.write();
+        let model = Llama::from_directory(directory.path(), &Device::cpu(), WeightType::F16).expect("a model");
+        assert_eq!(model.linear("lm_head").expect("the head").weight().dtype(), dtype, "{value}");
+        assert_eq!(model.linear("model.layers.0.mlp.up_proj").expect("a module").weight().dtype(), DType::F16);
+    }
 }
 
 #[test]

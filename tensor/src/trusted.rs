@@ -21,6 +21,13 @@ pub(crate) fn shader_module(device: &wgpu::Device, label: &str, wgsl: &str, chec
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
+/// Leave to use wgpu's experimental features, of which devices are opened with one: cooperative matrices.
+pub(crate) fn experimental_features() -> wgpu::ExperimentalFeatures {
+    // SAFETY: what is asked for is to know that such features may have bugs. Kernels that use one are the crate's own,
+    // keep to the same rules as all others, and must pass a test on the device before their first use.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 /// Bytes of the largest heap of memory that is the adapter's own; `None` where the backend does not tell.
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) fn adapter_memory(adapter: &wgpu::Adapter) -> Option<u64> {

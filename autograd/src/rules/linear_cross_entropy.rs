@@ -11,8 +11,8 @@ use crate::var::Var;
 /// loss = Σ over rows (ln Σⱼ e^{xⱼ} − x\[label\]) / valid with x = h·Wᵀ; dx = (softmax(x) − onehot(label)) / valid,
 /// dh = dx·W · dy, dW = dxᵀ·h · dy.
 ///
-/// `hidden` is `[rows, hidden]`, `weight` `[vocab, hidden]` (f32; f16 or bf16 where it is constant), `labels` i32
-/// `[rows]`, where `ignore` marks rows without loss and gradient. `valid` is the divisor: the number of labels that
+/// `hidden` is `[rows, hidden]`, `weight` `[vocab, hidden]` (f32; f16 or bf16 where it is constant; with f16 both products
+/// are [`Tensor::mixed_matmul`]s), `labels` i32 `[rows]`, where `ignore` marks rows without loss and gradient. `valid` is the divisor: the number of labels that
 /// are not ignored, counted by the caller, who had them on the host (counting here would wait for the device). The
 /// micro-batches of one step may share the count of them all.
 ///
@@ -113,7 +113,7 @@ impl Pass {
     }
 
     fn chunk(&mut self, hidden: &Tensor, labels: &Tensor, ignore: i32, scale: f32) -> Result<()> {
-        let mut logits = hidden.matmul(&self.weight.t()?)?;
+        let mut logits = hidden.mixed_matmul(&self.weight.t()?)?;
         if let Some(bias) = &self.bias {
             logits = logits.add(bias)?;
         }
@@ -125,7 +125,7 @@ impl Pass {
         // In place: the logits are held here only.
         let dlogits = tensor::cross_entropy_backward(logits, labels, ignore, &forward.log_sum_exp, scale)?;
         if let Some(chunks) = &mut self.dhidden {
-            chunks.push(dlogits.matmul(&self.weight)?);
+            chunks.push(dlogits.mixed_matmul(&self.weight)?);
         }
         if let Some(dweight) = self.dweight.take() {
             self.dweight = Some(dweight.matmul_accumulate(&dlogits.t()?, hidden, 1.0)?);

@@ -3,6 +3,7 @@
 use autograd::{Var, record};
 use tensor::{RandomKey, Result, Tensor};
 
+use super::rows::Rows;
 use super::{Linear, product};
 
 /// What an adapter does to a layer besides its factors.
@@ -23,28 +24,32 @@ pub(super) struct Dropout {
 }
 
 impl Dropout {
-    pub fn apply(dropout: Option<Self>, x: &Tensor) -> Result<Tensor> {
+    pub fn apply(dropout: Option<Self>, x: &Rows) -> Result<Rows> {
         match dropout {
-            Some(Dropout { probability, key }) => x.dropout(probability, key),
+            Some(dropout) => Ok(Rows::Exact(dropout.of(&x.restored()?)?)),
             None => Ok(x.clone()),
         }
+    }
+
+    fn of(self, x: &Tensor) -> Result<Tensor> {
+        x.dropout(self.probability, self.key)
     }
 }
 
 impl Linear {
     /// The layer with its adapter as one recorded operation; see [`AdaptedRule`].
     pub(super) fn with_factors(&self, x: &Var, a: &Var, b: &Var, bias: Option<&Var>, update: Update) -> Result<Var> {
-        let flat = self.flatten(x)?;
+        let rows = Rows::of_input(x, self.flatten(x)?, &self.weight)?;
         let Update { scaling, dropout, subtracted } = update;
-        let h = Dropout::apply(dropout, &flat)?.matmul(&a.tensor().t()?)?;
-        let mut output = product(&flat, &self.weight, bias.map(Var::tensor))?;
+        let h = Dropout::apply(dropout, &rows)?.matmul(&a.tensor().t()?)?;
+        let mut output = product(&rows, &self.weight, bias.map(Var::tensor))?;
         output = output.matmul_accumulate(&h, &b.tensor().t()?, scaling)?;
         if let Some((a0, b0)) = &subtracted {
-            output = output.matmul_accumulate(&flat.matmul(&a0.t()?)?, &b0.t()?, -scaling)?;
+            output = output.matmul_accumulate(&rows.matmul(&a0.t()?)?, &b0.t()?, -scaling)?;
         }
         let output = output.reshape(&self.output_shape(x))?;
         let rule = AdaptedRule {
-            x: flat,
+            x: rows,
             h,
             a: a.tensor().clone(),
             b: b.tensor().clone(),
@@ -72,7 +77,7 @@ impl Linear {
 /// x is shared with the layer's siblings and D(x) is computed again, so that dropout costs no memory. W + s·B·A is never
 /// formed.
 struct AdaptedRule {
-    x: Tensor,
+    x: Rows,
     h: Tensor,
     a: Tensor,
     b: Tensor,
@@ -87,13 +92,16 @@ struct AdaptedRule {
 impl AdaptedRule {
     fn backward(self, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let Update { scaling, dropout, .. } = self.update;
-        let dy = dy.reshape(&[self.x.shape()[0], self.weight.shape()[0]])?;
-        let db = dy.t()?.matmul(&self.h)?.affine(scaling, 0.0)?;
+        let dy = dy.reshape(&[self.x.count(), self.weight.shape()[0]])?;
+        let dbias = self.bias_needs_gradient.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
+        let dy = Rows::new(dy, &self.weight)?;
+        let (left, right) = dy.beside(&self.h)?;
+        let db = left.t()?.matmul(&right)?.affine(scaling, 0.0)?;
         drop(self.h);
         let g = dy.matmul(&self.b)?.affine(scaling, 0.0)?;
-        let da = g.t()?.matmul(&Dropout::apply(dropout, &self.x)?)?;
-        drop(self.x);
-        let dbias = self.bias_needs_gradient.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
+        let (left, right) = Dropout::apply(dropout, &self.x)?.beside(&g)?;
+        let da = right.t()?.matmul(&left)?;
+        drop((self.x, left));
         let dx = if self.input_needs_gradient {
             let mut dx = dy.matmul(&self.weight)?;
             if let Some((a0, b0)) = &self.update.subtracted {
@@ -101,7 +109,7 @@ impl AdaptedRule {
             }
             dx = match dropout {
                 None => dx.matmul_accumulate(&g, &self.a, 1.0)?,
-                Some(_) => dx.add(&Dropout::apply(dropout, &g.matmul(&self.a)?)?)?,
+                Some(dropout) => dx.add(&dropout.of(&g.matmul(&self.a)?)?)?,
             };
             Some(dx.reshape(&self.input_shape)?)
         } else {

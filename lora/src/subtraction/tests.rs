@@ -21,7 +21,7 @@ fn config(use_rslora: bool) -> LoraConfig {
 
 fn layer(device: &Device, name: &str) -> Linear {
     let weight = TestRandom::new(2).tensor(device, &[5, 4], -1.0, 1.0).unwrap();
-    Linear::new(name, weight.cast(DType::F16).unwrap(), None).unwrap()
+    Linear::new(name, weight.cast(DType::Bf16).unwrap(), None).unwrap()
 }
 
 fn input(device: &Device) -> Var {

@@ -16,7 +16,11 @@ const USEFUL: [(wgpu::Features, &str); 6] = [
 
 /// The subset of [`USEFUL`] that devices are opened with today.
 fn wanted() -> wgpu::Features {
-    wgpu::Features::IMMEDIATES | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
+    wgpu::Features::IMMEDIATES
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
 }
 
 /// All adapters, best first: discrete, integrated, virtual, other, software.
@@ -67,6 +71,7 @@ pub(super) fn request_device(adapter: &wgpu::Adapter, summary: &AdapterSummary) 
         required_features: adapter.features() & wanted(),
         required_limits: adapter.limits(),
         memory_hints: wgpu::MemoryHints::Performance,
+        experimental_features: crate::trusted::experimental_features(),
         ..Default::default()
     };
     pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| TensorError::Gpu {

@@ -2,6 +2,7 @@
 //! What does not live here: kernels. Those are in `ops/*/kernel.wgsl`, called through [`Dispatch`].
 
 mod adapter;
+mod cooperative;
 mod dispatch;
 mod fault;
 mod memory;
@@ -26,12 +27,13 @@ pub(crate) use memory::GpuStorage;
 pub(crate) use pipeline::complete_source;
 pub(crate) use rows::{ROW_WORKGROUP, reduction_splits, row_grid, row_team};
 #[cfg(test)]
-pub(crate) use validate::validate;
+pub(crate) use validate::{assert_as_reviewed, validate};
 
 /// An opened GPU. One per [`crate::Device::open`]; tensors keep it alive.
 pub(crate) struct Gpu {
     pub summary: AdapterSummary,
     pub counters: CounterCells,
+    pub cooperative: cooperative::CooperativeMatrices,
     device: wgpu::Device,
     queue: wgpu::Queue,
     options: GpuOptions,
@@ -46,6 +48,7 @@ pub(crate) struct Gpu {
 impl Gpu {
     /// Opens an adapter with the features and limits the engine can use.
     pub fn open(adapter: wgpu::Adapter, summary: AdapterSummary, options: GpuOptions) -> Result<Arc<Self>> {
+        let cooperative = cooperative::CooperativeMatrices::of(&adapter);
         let (device, queue) = adapter::request_device(&adapter, &summary)?;
         let faults = fault::Faults::attach(&device);
         let features = device.features();
@@ -56,6 +59,7 @@ impl Gpu {
         Ok(Arc::new(Gpu {
             summary,
             counters: CounterCells::default(),
+            cooperative,
             device,
             queue,
             options,

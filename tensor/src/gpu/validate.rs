@@ -1,4 +1,4 @@
-//! Test helper: checks a kernel variant with naga, as every device would before compiling it.
+//! Test helpers for kernels' texts: naga's checks, as every device would make before compiling, and reviewed snapshots.
 
 use super::complete_source;
 
@@ -24,4 +24,18 @@ pub(crate) fn validate(name: &str, wgsl: &str, constants: &[(&str, f64)]) {
             panic!("{name}: {error}");
         }
     }
+}
+
+/// Compares generated text with its snapshot in the operation's folder `snapshots`, where changes show in review. With the
+/// environment variable `TENSOR_UPDATE_SNAPSHOTS` the snapshot is written anew first.
+///
+/// # Panics
+/// When they differ.
+pub(crate) fn assert_as_reviewed(operation: &str, kernel: &str, text: &str) {
+    let path = format!("{}/src/ops/{operation}/snapshots/{kernel}.wgsl", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("TENSOR_UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, text).expect("the folder of snapshots can be written");
+    }
+    let reviewed = std::fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
+    assert!(reviewed == text, "{kernel} differs from its snapshot");
 }

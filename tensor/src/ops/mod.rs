@@ -23,6 +23,7 @@ mod random;
 mod reduce;
 mod refactoring;
 mod rotary;
+mod row_scaled;
 mod select_where;
 mod sgd_update;
 mod slots;
@@ -42,4 +43,5 @@ pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_bac
 pub use random::RandomKey;
 pub use refactoring::{DenseRefactoring, FactorPair, PairShape, Refactoring, SINGULAR_VALUE_FLOOR, dense_refactoring};
 pub use rotary::{rotary, rotary_backward};
+pub use row_scaled::RowScaled;
 pub use sgd_update::{SgdStep, SgdTarget, sgd_update_in_place};

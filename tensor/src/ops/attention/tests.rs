@@ -279,11 +279,8 @@ fn every_variant_is_valid_wgsl() {
     crate::gpu::validate("row_terms", include_str!("kernels/row_terms.wgsl"), &[]);
 }
 
-/// The generated text of some configurations, so that a change of the generator shows in review. To accept a change,
-/// run with `UPDATE_SNAPSHOTS=1`.
 #[test]
 fn generated_kernels_are_the_snapshots() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/attention/snapshots");
     let config = |kernel, head_dim, block_rows, aligned| Config { kernel, head_dim, block_rows, aligned };
     for config in [
         config(Kernel::Forward, 64, 4, true),
@@ -291,13 +288,6 @@ fn generated_kernels_are_the_snapshots() {
         config(Kernel::KeyValueGradient, 64, 4, true),
         config(Kernel::Forward, 5, 1, false),
     ] {
-        let path = directory.join(format!("{}.wgsl", config.name()));
-        let text = generate(&config);
-        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(&path, &text).unwrap();
-        }
-        let snapshot = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(text == snapshot, "{} differs from the generated text", path.display());
+        crate::gpu::assert_as_reviewed("attention", &config.name(), &generate(&config));
     }
 }

@@ -1,5 +1,6 @@
-//! Launch of the generated kernel, and of `reduction.wgsl` after it where `k` is split.
+//! Launch of the generated kernels, and of `reduction.wgsl` after them where `k` is split.
 
+use super::cooperative::{self, Update};
 use super::generator::{Config, OperandConfig};
 use super::selection::{Choice, choose};
 use super::turn::turned;
@@ -47,6 +48,9 @@ struct ReductionParams {
 
 /// See [`Product::write`].
 pub(super) fn write(gpu: &Gpu, product: &Product, out: &mut Tensor, alpha: f32, accumulate: bool) -> Result<()> {
+    if cooperative::write(gpu, product, out, Update { alpha, row_scales: None, accumulate })? {
+        return Ok(());
+    }
     let turned = turned(product)?;
     let product = turned.as_ref().unwrap_or(product);
     let choice = choose(product.m, product.n, product.k, product.batches());
@@ -65,14 +69,18 @@ pub(super) fn write_as(
     if choice.parts == 1 {
         return multiply(gpu, product, choice, out, alpha, accumulate);
     }
-    let count = product.shape.elements();
-    let partial_shape = Shape::new(&[choice.parts, count])?;
+    let partial_shape = Shape::new(&[choice.parts, product.shape.elements()])?;
     let partial_sums = Tensor::uninitialised(out.device(), "matmul", partial_shape, DType::F32)?;
     multiply(gpu, product, choice, &partial_sums, 1.0, false)?;
-    let params =
-        ReductionParams { count: count as u32, parts: choice.parts as u32, alpha, accumulate: u32::from(accumulate) };
+    add_parts(gpu, &partial_sums, out, alpha, accumulate)
+}
+
+/// Adds up the products of the parts of `k`, `partial_sums [parts, ..]`, into `out` as [`Product::write`] says.
+pub(super) fn add_parts(gpu: &Gpu, partial_sums: &Tensor, out: &Tensor, alpha: f32, accumulate: bool) -> Result<()> {
+    let (parts, count) = (partial_sums.shape()[0], out.elements());
+    let params = ReductionParams { count: count as u32, parts: parts as u32, alpha, accumulate: u32::from(accumulate) };
     Dispatch::new("matmul_reduction", "main", Source::Wgsl(include_str!("reduction.wgsl")))
-        .read(&partial_sums)
+        .read(partial_sums)
         .write(out)
         .params(&params)
         .run(gpu, linear_grid(count, 256))

@@ -14,9 +14,9 @@ use crate::{DType, Device, Result, Tensor, bf16, f16};
 
 /// An operand as it is stored: possibly transposed, possibly a window of something larger, of any float type.
 #[derive(Clone, Debug)]
-struct Stored {
-    shape: Vec<usize>,
-    values: Vec<f32>,
+pub(super) struct Stored {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
     dtype: DType,
     transposed: bool,
     /// Elements before and after the window along each of the last two axes; they hold NaN.
@@ -24,7 +24,7 @@ struct Stored {
 }
 
 impl Stored {
-    fn random(shape: &[usize], seed: u64, dtype: DType, transposed: bool, margin: usize) -> Self {
+    pub fn random(shape: &[usize], seed: u64, dtype: DType, transposed: bool, margin: usize) -> Self {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let values = (0..shape.iter().product::<usize>())
             .map(|_| {
@@ -49,7 +49,7 @@ impl Stored {
         self
     }
 
-    fn build(&self, device: &Device) -> Tensor {
+    pub fn build(&self, device: &Device) -> Tensor {
         let rank = self.shape.len();
         let [rows, columns] = [self.shape[rank - 2], self.shape[rank - 1]];
         let (outer, inner) = if self.transposed { (columns, rows) } else { (rows, columns) };
@@ -80,7 +80,7 @@ impl Stored {
 }
 
 /// The product in f64 and the sums of the terms' magnitudes, for operands given by logical shape and values.
-fn reference(a_shape: &[usize], a: &[f32], b_shape: &[usize], b: &[f32]) -> (Vec<usize>, Vec<(f64, f64)>) {
+pub(super) fn reference(a_shape: &[usize], a: &[f32], b_shape: &[usize], b: &[f32]) -> (Vec<usize>, Vec<(f64, f64)>) {
     let [m, k] = [a_shape[a_shape.len() - 2], a_shape[a_shape.len() - 1]];
     let n = b_shape[b_shape.len() - 1];
     let (a_batch, b_batch) = (&a_shape[..a_shape.len() - 2], &b_shape[..b_shape.len() - 2]);
@@ -116,7 +116,7 @@ fn reference(a_shape: &[usize], a: &[f32], b_shape: &[usize], b: &[f32]) -> (Vec
 }
 
 /// |got − want| within the worst rounding of a sum of k products in f32.
-fn assert_product(got: &Tensor, shape: &[usize], want: &[(f64, f64)], k: usize) -> Result<()> {
+pub(super) fn assert_product(got: &Tensor, shape: &[usize], want: &[(f64, f64)], k: usize) -> Result<()> {
     assert_eq!(got.shape()[..], *shape);
     for (i, (got, &(want, size))) in got.to_vec::<f32>()?.into_iter().zip(want).enumerate() {
         let bound = (k as f64 + 2.0) * f64::from(f32::EPSILON) * size;
@@ -433,18 +433,10 @@ fn shipped() -> Vec<Config> {
     ]
 }
 
-/// Set the environment variable `TENSOR_UPDATE_SNAPSHOTS` to write the files anew.
 #[test]
 fn generated_text_is_as_reviewed() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/matmul/snapshots");
-    let update = std::env::var_os("TENSOR_UPDATE_SNAPSHOTS").is_some();
     for config in shipped() {
-        let path = folder.join(format!("{}.wgsl", config.name()));
-        if update {
-            std::fs::write(&path, config.wgsl()).unwrap();
-        }
-        let reviewed = std::fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
-        assert!(reviewed == config.wgsl(), "{} differs from its snapshot", config.name());
+        crate::gpu::assert_as_reviewed("matmul", &config.name(), &config.wgsl());
     }
 }
 

@@ -45,6 +45,9 @@ const CPU_PRODUCTS: [Product; 6] = [
 /// The layouts of the training step: forward NT (x·Wᵀ), input gradient NN (dy·W), factor gradient TN (dyᵀ·x).
 const LAYOUTS: [&str; 3] = ["NT", "NN", "TN"];
 
+/// Types of the operands: everything in f32; 16-bit weights only; mixed precision, on tensor cores where there are any.
+const TYPES: [[DType; 2]; 3] = [[DType::F32, DType::F32], [DType::F32, DType::F16], [DType::F16, DType::F16]];
+
 pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
     let Bench { device, plan, output, .. } = *bench;
     let software = device.adapter().is_none_or(|adapter| adapter.is_software());
@@ -55,16 +58,16 @@ pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
     output.say(format!("\nmemory: {bandwidth:.0} GB/s read and written by an element-wise kernel"));
     results.set("memory", json!({ "time": { "gb_per_s": bandwidth } }));
     let mut rows = Vec::new();
-    let meter = Meter::new(output, 2 * cases().count() as u64);
+    let meter = Meter::new(output, (TYPES.len() * cases().count()) as u64);
     for (product, layout) in cases() {
-        for weight in [DType::F32, DType::F16] {
-            let seconds = time_product(device, product, layout, weight, plan.kernels.budget)?;
+        for types in TYPES {
+            let seconds = time_product(device, product, layout, types, plan.kernels.budget)?;
             let tflops = |seconds: f64| 2.0 * (product.m * product.n * product.k) as f64 / seconds / 1e12;
             rows.push(vec![
                 product.what.to_string(),
                 format!("{}x{}x{}", product.m, product.n, product.k),
                 layout.into(),
-                weight.to_string(),
+                format!("{} x {}", types[0], types[1]),
                 format!("{:.1}", seconds.median * 1e6),
                 format!("{:.3}", tflops(seconds.median)),
             ]);
@@ -72,7 +75,7 @@ pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
                 "products",
                 json!({
                     "what": product.what, "m": product.m, "n": product.n, "k": product.k, "layout": layout,
-                    "weight": weight.to_string(), "time": {
+                    "left_type": types[0].to_string(), "right_type": types[1].to_string(), "time": {
                         "seconds": seconds.median, "tflops": tflops(seconds.median), "tflops_low": tflops(seconds.high),
                         "tflops_high": tflops(seconds.low),
                     },
@@ -82,7 +85,7 @@ pub fn run(bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
         }
     }
     drop(meter);
-    output.say(format!("\n{}", table(&["product", "m x n x k", "layout", "B type", "us", "TFLOP/s"], &rows)));
+    output.say(format!("\n{}", table(&["product", "m x n x k", "layout", "types", "us", "TFLOP/s"], &rows)));
     Ok(())
 }
 
@@ -95,20 +98,20 @@ fn bandwidth(device: &Device, budget: f64) -> Outcome<f64> {
     Ok(2.0 * 4.0 * elements as f64 / seconds.median / 1e9)
 }
 
-fn time_product(device: &Device, product: &Product, layout: &str, weight: DType, budget: f64) -> Outcome<Spread> {
-    let operand = |name: &str, rows: usize, columns: usize, transposed: bool| -> tensor::Result<Tensor> {
+fn time_product(
+    device: &Device,
+    product: &Product,
+    layout: &str,
+    types: [DType; 2],
+    budget: f64,
+) -> Outcome<Spread> {
+    let operand = |name: &str, rows: usize, columns: usize, transposed: bool, dtype| -> tensor::Result<Tensor> {
         let shape = if transposed { [columns, rows] } else { [rows, columns] };
         // Random values: some chips run faster on zeros than on any real data.
-        let stored = Tensor::random_uniform(device, &shape, -1.0, 1.0, RandomKey::named(0, name, 0))?;
+        let stored = Tensor::random_uniform(device, &shape, -1.0, 1.0, RandomKey::named(0, name, 0))?.cast(dtype)?;
         if transposed { stored.t() } else { Ok(stored) }
     };
-    let a = operand("a", product.m, product.k, layout.starts_with('T'))?;
-    let b = operand("b", product.k, product.n, layout.ends_with('T'))?;
-    // `cast` keeps the logical order, so a transposed operand is cast before it is turned.
-    let b = match (weight, layout.ends_with('T')) {
-        (DType::F32, _) => b,
-        (_, true) => b.t()?.cast(weight)?.t()?,
-        (_, false) => b.cast(weight)?,
-    };
+    let a = operand("a", product.m, product.k, layout.starts_with('T'), types[0])?;
+    let b = operand("b", product.k, product.n, layout.ends_with('T'), types[1])?;
     seconds_per_call(device, budget, || a.matmul(&b).map(drop))
 }

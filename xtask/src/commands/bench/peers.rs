@@ -11,6 +11,7 @@ use super::progress::Meter;
 use super::step::{self, cases};
 use super::subject::Case;
 use super::{Bench, Results};
+use crate::commands::finetune::Precision;
 use crate::failure::{Failure, Outcome};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -65,7 +66,7 @@ pub fn run(options: &Options, steps: &step::Options, bench: &Bench<'_>, results:
             "cases",
             json!({
                 "preset": case.preset, "batch": case.batch, "seq": case.sequence, "rank": case.rank,
-                "weights": steps.weights_name(), "trainable": last["trainable"],
+                "dtype": steps.dtype.to_string(), "trainable": last["trainable"],
                 "time": { "ours": ours, "theirs": theirs, "their_peak_bytes": last["peak_bytes"] },
             }),
         );
@@ -101,7 +102,7 @@ fn request(case: &Case, steps: &step::Options, bench: &Bench<'_>) -> Outcome<Val
     let is_software = bench.device.adapter().is_none_or(|adapter| adapter.is_software());
     Ok(json!({
         "family": family, "config": config, "batch": case.batch, "seq": case.sequence, "rank": case.rank,
-        "weights": steps.weights_name(), "device": if is_software { "cpu" } else { "cuda" },
+        "weights": if steps.dtype == Precision::F32 { "f32" } else { "bf16" }, "device": if is_software { "cpu" } else { "cuda" },
         "threads": rayon::current_num_threads(),
     }))
 }

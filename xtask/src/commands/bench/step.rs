@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use lora::{AdapterSet, Base, HostBatch};
-use models::WeightType;
 use reflora::{Method, MethodOptions};
 use serde_json::{Value, json};
 use tensor::{Counters, Device, KernelTime};
@@ -12,7 +11,7 @@ use super::subject::{Case, Family, Subject};
 use super::timing::Spread;
 use super::training_step::TrainingStep;
 use super::{Bench, Results};
-use crate::commands::finetune::positive;
+use crate::commands::finetune::{Precision, positive};
 use crate::failure::Outcome;
 use crate::interrupt;
 use crate::loading::lora_failure;
@@ -34,9 +33,9 @@ pub struct Options {
     /// Suite step: rank of the adapters.
     #[arg(long, value_parser = positive)]
     rank: Option<usize>,
-    /// Suite step: how the frozen weights are kept.
-    #[arg(long, value_enum, default_value_t = Weights::F32)]
-    weights: Weights,
+    /// Suites step and peers: f32, or mixed: frozen weights and their inputs in 16 bits (the peers': everything in bf16).
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub dtype: Precision,
     /// Suite step: compute each block again in the backward pass.
     #[arg(long)]
     checkpoint_activations: bool,
@@ -49,20 +48,6 @@ pub struct Options {
     /// Suite step: steps before the timed ones.
     #[arg(long, default_value_t = 4)]
     warmup: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Weights {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Options {
-    /// How the frozen weights are kept, as the flag spells it.
-    pub fn weights_name(&self) -> String {
-        format!("{:?}", self.weights).to_lowercase()
-    }
 }
 
 pub fn run(options: &Options, bench: &Bench<'_>, results: &mut Results) -> Outcome<()> {
@@ -101,12 +86,7 @@ pub fn seconds(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<f64
 
 fn time(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<(Subject, Measured)> {
     let (device, seed) = (bench.device, bench.common.seed);
-    let weights = match options.weights {
-        Weights::F32 => WeightType::F32,
-        Weights::F16 => WeightType::F16,
-        Weights::Bf16 => WeightType::Bf16,
-    };
-    let subject = Subject::new(&case.preset, weights, options.checkpoint_activations, seed, device)?;
+    let subject = Subject::new(&case.preset, options.dtype.weight_type(), options.checkpoint_activations, seed, device)?;
     let model = subject.model.as_ref();
     let config = subject.family.lora_config(case.rank);
     let adapters = AdapterSet::new(config, Base::of(model), device, seed).map_err(lora_failure)?;
@@ -195,12 +175,12 @@ fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured
     let (dispatches, submits) = (per_step(|c| c.dispatches), per_step(|c| c.submits));
     let (created, groups) = (per_step(|c| c.buffers_created), per_step(|c| c.bind_groups_created));
     output.say(format!(
-        "\n{}, batch {} x {}, rank {}, weights {:?}, {}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
+        "\n{}, batch {} x {}, rank {}, {}, {}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
         subject.name,
         case.batch,
         case.sequence,
         case.rank,
-        options.weights,
+        options.dtype,
         options.method,
         step.median * 1e3,
         step.low * 1e3,
@@ -220,7 +200,7 @@ fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured
     let kernel = |kernel: &KernelTime| json!({ "kernel": kernel.kernel, "calls": kernel.calls, "nanoseconds": kernel.nanoseconds });
     json!({
         "preset": subject.preset, "name": subject.name, "method": options.method.name(), "batch": case.batch,
-        "seq": case.sequence, "rank": case.rank, "weights": options.weights_name(),
+        "seq": case.sequence, "rank": case.rank, "dtype": options.dtype.to_string(),
         "checkpoint_activations": options.checkpoint_activations, "dispatches_per_step": dispatches,
         "first_loss": measured.first_loss, "last_loss": measured.last_loss, "time": {
             "step": step.median, "step_min": step.low, "step_max": step.high, "tokens_per_second": tokens / step.median,

@@ -132,8 +132,8 @@ pub struct Arguments {
     /// Compute each block again in the backward pass instead of keeping its activations.
     #[arg(long)]
     pub checkpoint_activations: bool,
-    /// f32: everything in f32. mixed: the frozen weights in 16 bits (f16 or bf16 as the file stores them), the rest in
-    /// f32.
+    /// f32: everything in f32. mixed: frozen weights and their inputs in 16 bits, on tensor cores where the device has them;
+    /// sums, activations between the layers, adapters and optimizer in f32.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub dtype: Precision,
     /// Begin though the device seems to have too little memory.
@@ -190,12 +190,18 @@ impl From<NonFinite> for OnNonFinite {
     }
 }
 
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Precision::F32 { "f32" } else { "mixed" })
+    }
+}
+
 impl Precision {
     /// How the frozen weights are kept.
     pub fn weight_type(self) -> WeightType {
         match self {
             Precision::F32 => WeightType::F32,
-            Precision::Mixed => WeightType::Stored,
+            Precision::Mixed => WeightType::F16,
         }
     }
 }

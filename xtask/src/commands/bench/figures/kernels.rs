@@ -26,7 +26,8 @@ struct Product {
     n: usize,
     k: usize,
     layout: String,
-    weight: String,
+    left_type: String,
+    right_type: String,
     time: Throughput,
 }
 
@@ -40,9 +41,15 @@ struct Throughput {
 impl Product {
     /// Floating-point operations for each byte of the operands and the result.
     fn intensity(&self) -> f64 {
-        let weight = if self.weight == "f32" { 4 } else { 2 };
-        let bytes = 4 * (self.m * self.k + self.m * self.n) + weight * self.k * self.n;
+        let size = |element: &str| if element == "f32" { 4 } else { 2 };
+        let operands = size(&self.left_type) * self.m * self.k + size(&self.right_type) * self.k * self.n;
+        let bytes = operands + 4 * self.m * self.n;
         2.0 * (self.m * self.n * self.k) as f64 / bytes as f64
+    }
+
+    /// The operands' types.
+    fn types(&self) -> [&str; 2] {
+        [&self.left_type, &self.right_type]
     }
 }
 
@@ -50,8 +57,9 @@ pub fn section(raw: &Value) -> Outcome<Section> {
     let bandwidth = part::<Memory>(&raw["memory"])?.time.gb_per_s;
     let products: Vec<Product> = raw.get("products").map_or(Ok(Vec::new()), part)?;
     let best = products.iter().map(|product| product.time.tflops).fold(0.0, f64::max);
-    let weights: BTreeSet<&str> = products.iter().map(|product| product.weight.as_str()).collect();
-    let figures = weights.iter().map(|weight| Figure::Bars(bars(&products, weight, best, bandwidth))).collect();
+    let types: BTreeSet<_> = products.iter().map(Product::types).collect();
+    // Those of f32 first.
+    let figures = types.into_iter().rev().map(|types| Figure::Bars(bars(&products, types, best, bandwidth))).collect();
     Ok(Section {
         title: "Kernels".into(),
         text: vec![
@@ -69,7 +77,7 @@ pub fn section(raw: &Value) -> Outcome<Section> {
     })
 }
 
-fn bars(products: &[Product], weight: &str, best: f64, bandwidth: f64) -> Bars {
+fn bars(products: &[Product], types: [&str; 2], best: f64, bandwidth: f64) -> Bars {
     let bar = |product: &Product| {
         let Throughput { tflops, tflops_low, tflops_high } = product.time;
         let roof = best.min(product.intensity() * bandwidth / 1e3);
@@ -85,13 +93,13 @@ fn bars(products: &[Product], weight: &str, best: f64, bandwidth: f64) -> Bars {
         }
     };
     Bars {
-        title: format!("Matrix products, B in {weight}"),
+        title: format!("Matrix products, A in {} and B in {}", types[0], types[1]),
         note: "The dashed mark is what this device was measured to do at most: the lower of the fastest product here and what \
                memory allows for this shape. Intervals reach from the slowest to the fastest sample."
             .into(),
         timed: true,
         unit: "TFLOP/s".into(),
         better: Better::Higher,
-        bars: products.iter().filter(|product| product.weight == weight).map(bar).collect(),
+        bars: products.iter().filter(|product| product.types() == types).map(bar).collect(),
     }
 }

@@ -14,7 +14,7 @@ struct Case {
     batch: usize,
     seq: usize,
     rank: usize,
-    weights: String,
+    dtype: String,
     time: Turns,
 }
 
@@ -62,7 +62,7 @@ pub fn section(raw: &Value) -> Outcome<Section> {
 
 impl Case {
     fn shape(&self) -> String {
-        format!("{}, {} x {}, rank {}, weights in {}", self.preset, self.batch, self.seq, self.rank, self.weights)
+        format!("{}, {} x {}, rank {}, {}", self.preset, self.batch, self.seq, self.rank, self.dtype)
     }
 }
 

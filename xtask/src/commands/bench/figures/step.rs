@@ -15,7 +15,7 @@ struct Step {
     batch: usize,
     seq: usize,
     rank: usize,
-    weights: String,
+    dtype: String,
     dispatches_per_step: f64,
     time: Time,
 }
@@ -58,7 +58,7 @@ pub fn section(raw: &Value) -> Outcome<Section> {
 
 impl Step {
     fn shape(&self) -> String {
-        format!("{}, {} x {}, rank {}, weights in {}", self.name, self.batch, self.seq, self.rank, self.weights)
+        format!("{}, {} x {}, rank {}, {}", self.name, self.batch, self.seq, self.rank, self.dtype)
     }
 }
 

@@ -1,0 +1,63 @@
+//! Whether kernels may use cooperative matrices (tensor cores) on a device, and which of them have proved themselves.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::lock;
+
+/// Invocations in a subgroup that the kernels count on.
+const SUBGROUP: u32 = 32;
+
+/// Cooperative matrices of 16 x 16, f16 operands and f32 sums, on one device.
+pub(crate) struct CooperativeMatrices {
+    usable: AtomicBool,
+    /// Names of the kernels whose self-test passed.
+    passed: Mutex<HashSet<String>>,
+}
+
+impl CooperativeMatrices {
+    /// What the adapter offers.
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        let needed =
+            wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let info = adapter.get_info();
+        let suits = |shape: wgpu::CooperativeMatrixProperties| {
+            [shape.m_size, shape.n_size, shape.k_size] == [16; 3]
+                && shape.ab_type == wgpu::CooperativeScalarType::F16
+                && shape.cr_type == wgpu::CooperativeScalarType::F32
+        };
+        let usable = adapter.features().contains(needed)
+            && [info.subgroup_min_size, info.subgroup_max_size] == [SUBGROUP; 2]
+            && adapter.cooperative_matrix_properties().into_iter().any(suits);
+        CooperativeMatrices { usable: AtomicBool::new(usable), passed: Mutex::default() }
+    }
+
+    /// Whether the device has them and no kernel has failed.
+    pub fn usable(&self) -> bool {
+        self.usable.load(Relaxed)
+    }
+
+    /// Whether the kernel of this name has passed its test.
+    pub fn has_passed(&self, kernel: &str) -> bool {
+        lock(&self.passed).contains(kernel)
+    }
+
+    /// Notes that the kernel of this name has passed its test.
+    pub fn pass(&self, kernel: String) {
+        lock(&self.passed).insert(kernel);
+    }
+
+    /// Does without them from now on. A warning says why: it costs the user most of the device's speed.
+    pub fn turn_off(&self, device: &str, fault: &str) {
+        if self.usable.swap(false, Relaxed) {
+            eprintln!("warning: {device}: tensor cores are not used, since a kernel failed its test: {fault}");
+        }
+    }
+
+    /// Claims that the device has them.
+    #[cfg(test)]
+    pub fn pretend(&self) {
+        self.usable.store(true, Relaxed);
+    }
+}

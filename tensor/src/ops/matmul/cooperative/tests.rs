@@ -1,0 +1,114 @@
+use proptest::prelude::*;
+
+use super::generator::Config;
+use super::{Update, launch, parts, self_test};
+use crate::device::Backend;
+use crate::gpu::{assert_as_reviewed, validate};
+use crate::ops::matmul::Product;
+use crate::ops::matmul::tests::{Stored, assert_product, reference};
+use crate::testing::check;
+use crate::{DType, Device, DeviceRequest, Tensor};
+
+fn configurations() -> impl Iterator<Item = Config> {
+    (0..16).map(|choices| {
+        let [a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled] =
+            [1, 2, 4, 8].map(|bit| choices & bit > 0);
+        Config { a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled }
+    })
+}
+
+#[test]
+fn every_configuration_is_valid_wgsl() {
+    for config in configurations() {
+        validate(&config.name(), &config.wgsl(), &[]);
+    }
+}
+
+#[test]
+fn names_tell_configurations_apart() {
+    let names: std::collections::HashSet<_> = configurations().map(|config| config.name()).collect();
+    assert_eq!(names.len(), configurations().count());
+}
+
+#[test]
+fn generated_text_is_as_reviewed() {
+    // Every layout, both kinds of tiles, with scales and without, at least once.
+    for (a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled) in
+        [(true, true, true, true), (true, false, false, true), (false, false, true, false)]
+    {
+        let config = Config { a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled };
+        assert_as_reviewed("matmul", &config.name(), &config.wgsl());
+    }
+}
+
+#[test]
+fn parts_fill_the_gpu() {
+    let device = Device::cpu();
+    let parts = |m, n, k| {
+        let zeros = |shape: &[usize]| Tensor::zeros(&device, shape, DType::F16).unwrap();
+        parts(&Product::new("test", &zeros(&[m, k]), &zeros(&[k, n])).unwrap())
+    };
+    assert_eq!(parts(1024, 4096, 1024), 1);
+    assert_eq!(parts(512, 1024, 1024), 2);
+    assert_eq!(parts(128, 128, 4096), 8);
+    assert_eq!(parts(64, 64, 32), 1);
+}
+
+/// A device that claims to have cooperative matrices, and does not understand the kernels.
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn a_kernel_that_fails_its_test_is_not_used() {
+    let request = std::env::var("TENSOR_TEST_ADAPTER").unwrap_or_else(|_| "gpu:0".into());
+    let device = Device::open(&request.parse::<DeviceRequest>().unwrap()).unwrap();
+    let Backend::Gpu(gpu) = device.backend() else { panic!("the test device is a GPU") };
+    let had_them = gpu.cooperative.usable();
+    gpu.cooperative.pretend();
+    let a = Stored::random(&[96, 64], 1, DType::F16, false, 0);
+    let b = Stored::random(&[64, 100], 2, DType::F16, true, 0);
+    let (shape, want) = reference(&a.shape, &a.values, &b.shape, &b.values);
+    let got = a.build(&device).matmul(&b.build(&device)).unwrap();
+    assert_product(&got, &shape, &want, 64).unwrap();
+    assert_eq!(gpu.cooperative.usable(), had_them);
+}
+
+/// The device under test, which must have cooperative matrices.
+fn gpu() -> &'static crate::gpu::Gpu {
+    let Backend::Gpu(gpu) = crate::testing::gpu().backend() else { panic!("the test device is a GPU") };
+    assert!(gpu.cooperative.usable(), "{} has no cooperative matrices of 16 x 16", gpu.summary.name);
+    gpu
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn every_kernel_passes_its_test() {
+    for config in configurations() {
+        assert_eq!(self_test::find_fault(gpu(), config, crate::testing::gpu()).unwrap(), None, "{}", config.name());
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn products_agree_with_f64_on_tensor_cores() {
+    let device = crate::testing::gpu();
+    let extent = || prop_oneof![Just(16usize), Just(32), Just(33), Just(64), Just(96)];
+    let case = (extent(), extent(), 1usize..6, any::<[bool; 3]>(), 0usize..2, any::<u64>());
+    check(case, |(m, n, slabs, [a_turned, b_turned, row_scaled], margin, seed)| {
+        let (m, n, k) = (4 * m, 4 * n, 32 * slabs);
+        let a = Stored::random(&[m, k], seed, DType::F16, a_turned, 4 * margin);
+        let b = Stored::random(&[k, n], seed ^ 7, DType::F16, b_turned, 4 * margin);
+        let scales: Vec<f32> = (0..m).map(|row| 2f32.powi(row as i32 % 40 - 20)).collect();
+        let (shape, mut want) = reference(&a.shape, &a.values, &b.shape, &b.values);
+        for (i, (sum, size)) in want.iter_mut().enumerate() {
+            let scale = if row_scaled { f64::from(scales[i / n]) } else { 1.0 };
+            (*sum, *size) = (*sum * scale, *size * scale);
+        }
+        let (a, b) = (a.build(device), b.build(device));
+        let product = Product::new("test", &a, &b)?;
+        let config = super::config(gpu(), &product, row_scaled).expect("a shape for tensor cores");
+        let row_scales = Tensor::from_slice(device, &[m], &scales)?;
+        let out = Tensor::zeros(device, &[m, n], DType::F32)?;
+        let update = Update { alpha: 1.0, row_scales: row_scaled.then_some(&row_scales), accumulate: false };
+        launch(gpu(), config, &product, 1 + slabs % 3, &out, update)?;
+        assert_product(&out, &shape, &want, k)
+    });
+}

@@ -1,0 +1,89 @@
+//! Matrices in 16 bits with a power of two for each row: the operands of mixed-precision products.
+//!
+//! An f16 holds 11 significant bits but only 30 powers of two, and activations and gradients have any magnitude. So each
+//! row is divided by the power of two of its largest element before it is rounded, which is exact, and the product's rows
+//! are multiplied by it again. No row can overflow, and none can vanish: what is lost of an element is at most 2⁻¹¹ of it, or
+//! 2⁻²⁵ of the row's largest, whichever is more. A loss scale multiplies a whole gradient by a power of two, which changes
+//! nothing here but the rows' powers: that is why training needs none.
+
+mod cpu;
+mod gpu;
+#[cfg(test)]
+mod tests;
+
+use crate::device::Backend;
+use crate::dtype::DType;
+use crate::error::{Result, TensorError};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// A matrix rounded to f16, row i divided by `scales[i]`, a power of two.
+#[derive(Clone, Debug)]
+pub struct RowScaled {
+    values: Tensor,
+    scales: Tensor,
+}
+
+/// Bounds of the rows' powers of two: within them both the power and its reciprocal are normal f32 numbers, which no device
+/// takes for zero.
+const EXPONENTS: [i32; 2] = [-126, 126];
+
+/// Rows of the rounded matrix begin at multiples of this many elements, so that kernels read vectors.
+const ALIGNMENT: usize = 4;
+
+impl Tensor {
+    /// This f32 matrix `[rows, columns]` rounded to f16 (nearest, ties to even), each row divided by the power of two of its
+    /// largest magnitude first, so that this one lies in [1, 2). A row of zeros stays one; infinities and NaN stay what they
+    /// are and make no other row worse. Elements below 2⁻¹²⁶ may be taken for zero.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] where this is no matrix, [`TensorError::DType`] for other types than f32, or the device's own
+    /// errors.
+    pub fn row_scaled(&self) -> Result<RowScaled> {
+        const NAME: &str = "row_scaled";
+        self.expect_dtype(NAME, DType::F32)?;
+        let [rows, columns] = self.shape()[..] else {
+            let expected = "a matrix [rows, columns]".into();
+            return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
+        };
+        let padded = Shape::new(&[rows, columns.next_multiple_of(ALIGNMENT)])?;
+        let x = self.contiguous()?;
+        let (values, scales) = match self.device().backend() {
+            _ if padded.elements() == 0 => {
+                (Tensor::zeros(self.device(), &padded, DType::F16)?, Tensor::ones(self.device(), &[rows], DType::F32)?)
+            }
+            Backend::Cpu => cpu::round(&x, padded)?,
+            Backend::Gpu(device) => gpu::round(device, &x, padded, NAME)?,
+        };
+        Ok(RowScaled { values: values.slice(1, 0, columns)?, scales })
+    }
+
+    /// The product with a matrix as mixed precision computes it: where `other` is f16, this matrix is rounded as well, see
+    /// [`Tensor::row_scaled`]; otherwise [`Tensor::matmul`].
+    ///
+    /// # Errors
+    /// As [`Tensor::row_scaled`] and [`RowScaled::matmul`].
+    pub fn mixed_matmul(&self, other: &Tensor) -> Result<Tensor> {
+        if other.dtype() == DType::F16 { self.row_scaled()?.matmul(other) } else { self.matmul(other) }
+    }
+}
+
+impl RowScaled {
+    /// The rounded elements, f16 `[rows, columns]`.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// What each row is to be multiplied by, f32 `[rows]`.
+    pub fn scales(&self) -> &Tensor {
+        &self.scales
+    }
+
+    /// The matrix in f32 again.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn restored(&self) -> Result<Tensor> {
+        self.values.cast(DType::F32)?.mul(&self.scales.unsqueeze(1)?)
+    }
+}

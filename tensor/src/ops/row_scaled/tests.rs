@@ -1,0 +1,111 @@
+use proptest::prelude::*;
+
+use crate::testing::{Recipe, check, on_each_backend, recipe_of};
+use crate::{DType, Device, Result, Tensor, f16};
+
+/// Matrices whose rows have magnitudes of their own, far beyond the range of f16.
+fn matrix() -> impl Strategy<Value = Recipe> {
+    let columns = prop_oneof![1usize..=9, Just(64), Just(257), Just(1030)];
+    (0usize..=5, columns, prop::collection::vec(-100i32..100, 5)).prop_flat_map(|(rows, columns, exponents)| {
+        recipe_of(vec![rows, columns], -2.0..2.0).prop_map(move |recipe| {
+            let grown = |(i, x): (usize, f64)| x as f32 * 2f32.powi(exponents[i / columns]);
+            Recipe::dense(recipe.shape(), recipe.values().into_iter().enumerate().map(grown).collect())
+        })
+    })
+}
+
+fn rounded(x: &Tensor) -> Result<(Vec<f16>, Vec<f32>)> {
+    let rounded = x.row_scaled()?;
+    Ok((rounded.values().to_vec()?, rounded.scales().to_vec()?))
+}
+
+on_each_backend! {
+    fn rows_keep_eleven_bits_of_any_magnitude(device) {
+        check(matrix(), |recipe| {
+            let x = recipe.build(device);
+            let columns = recipe.shape()[1];
+            let (values, scales) = rounded(&x)?;
+            let restored = x.row_scaled()?.restored()?.to_vec::<f32>()?;
+            for (row, x) in recipe.values().chunks(columns).enumerate() {
+                let largest = x.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+                let scale = f64::from(scales[row]);
+                assert!(scale.log2().fract() == 0.0 && largest < 2.0 * scale, "row {row}: {scale} for {largest}");
+                assert!(largest >= scale || largest < 2f64.powi(-126), "row {row}: {scale} for {largest}");
+                for (i, &x) in x.iter().enumerate() {
+                    let value = f64::from(values[row * columns + i].to_f32()) * scale;
+                    let bound = (x.abs() * 2f64.powi(-11)).max(largest * 2f64.powi(-25));
+                    assert!((value - x).abs() <= bound, "row {row}: {value} for {x}");
+                    assert_eq!(value, f64::from(restored[row * columns + i]));
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn a_loss_scale_changes_nothing_but_the_powers(device) {
+        let values: Vec<f32> = (0..3 * 70).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1.7e-3).collect();
+        let x = Tensor::from_slice(device, &[3, 70], &values).unwrap();
+        let (plain, powers) = rounded(&x).unwrap();
+        for exponent in [-60, -24, 16, 90] {
+            let scale = 2f32.powi(exponent);
+            let (scaled, scaled_powers) = rounded(&x.affine(scale, 0.0).unwrap()).unwrap();
+            assert_eq!(plain, scaled);
+            assert!(powers.iter().zip(scaled_powers).all(|(power, scaled)| power * scale == scaled));
+        }
+    }
+
+    fn extreme_rows_stay_apart(device) {
+        let (big, infinity) = (3e38f32, f32::INFINITY);
+        let x = [[0.0, 0.0, -0.0], [big, -big, 1.0], [infinity, 1.0, -infinity], [f32::NAN, 1.0, 2.0], [1.0, 2.0, 3.0]];
+        let x = Tensor::from_slice(device, &[5, 3], x.as_flattened()).unwrap();
+        let restored = x.row_scaled().unwrap().restored().unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(restored[..3], [0.0; 3]);
+        assert!((restored[3] / big - 1.0).abs() <= 2f32.powi(-11) && restored[4] == -restored[3], "{restored:?}");
+        assert_eq!([restored[6], restored[8]], [infinity, -infinity]);
+        assert!(restored[9].is_nan());
+        assert_eq!(restored[12..], [1.0, 2.0, 3.0]);
+    }
+
+    fn products_are_those_of_the_rounded_matrix(device) {
+        for (m, k, n) in [(3, 5, 7), (0, 4, 3), (2, 0, 3), (70, 64, 68), (130, 96, 132)] {
+            let x: Vec<f32> = (0..m * k).map(|i| ((i * 29 % 113) as f32 - 56.0) * 10f32.powi(i as i32 % 3 - 9)).collect();
+            let w: Vec<f32> = (0..k * n).map(|i| ((i * 31 % 97) as f32 - 48.0) / 64.0).collect();
+            let x = Tensor::from_slice(device, &[m, k], &x).unwrap();
+            let w = Tensor::from_slice(device, &[n, k], &w).unwrap();
+            let rounded = x.row_scaled().unwrap();
+            let exact = rounded.restored().unwrap().matmul(&w.t().unwrap()).unwrap().to_vec::<f32>().unwrap();
+            for weight in [w.cast(DType::F16).unwrap(), w.clone()] {
+                let got = rounded.matmul(&weight.t().unwrap()).unwrap();
+                assert_eq!(got.shape()[..], [m, n]);
+                for (row, (got, exact)) in got.to_vec::<f32>().unwrap().into_iter().zip(&exact).enumerate() {
+                    assert!((got - exact).abs() <= 1e-6 * k as f32 * 1e-6, "{m} x {k} x {n}, {row}: {got} for {exact}");
+                }
+            }
+        }
+    }
+
+    fn wrong_operands_are_named(device) {
+        let ones = |shape: &[usize], dtype| Tensor::ones(device, shape, dtype).unwrap();
+        let message = ones(&[2, 3, 4], DType::F32).row_scaled().unwrap_err().to_string();
+        assert_eq!(message, "row_scaled: expected a matrix [rows, columns], found shape [2, 3, 4]");
+        let message = ones(&[2, 3], DType::F16).row_scaled().unwrap_err().to_string();
+        assert_eq!(message, "row_scaled: expected elements of type f32, found f16");
+        let rounded = ones(&[2, 3], DType::F32).row_scaled().unwrap();
+        let message = rounded.matmul(&ones(&[1, 3, 4], DType::F16)).unwrap_err().to_string();
+        assert_eq!(message, "row_scaled_matmul: expected a matrix, found shape [1, 3, 4]");
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn backends_round_to_the_same_bits() {
+    check(matrix(), |recipe| {
+        assert_eq!(rounded(&recipe.build(&Device::cpu()))?, rounded(&recipe.build(crate::testing::gpu()))?);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_kernel_is_valid_wgsl() {
+    crate::gpu::validate("row_scaled", include_str!("kernel.wgsl"), &[("TEAM", 64.0)]);
+}
