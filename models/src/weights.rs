@@ -241,7 +241,8 @@ mod tests {
                 // Infinities stay infinities in f16: they are no loss.
                 values[5] = f32::NEG_INFINITY;
                 values[position] = value;
-                let bytes = |size: usize| values.iter().flat_map(move |x| x.to_le_bytes()[4 - size..].to_vec()).collect();
+                let bytes =
+                    |size: usize| values.iter().flat_map(move |x| x.to_le_bytes()[4 - size..].to_vec()).collect();
                 let [wide, short]: [Vec<u8>; 2] = [bytes(4), bytes(2)];
                 [fits_f16(DType::F32, &wide), fits_f16(DType::Bf16, &short)]
             };

@@ -68,10 +68,10 @@ impl Linear {
 /// adjoint). The last term is there only where an initial product is subtracted: it belongs to the weight, so nothing of it
 /// is dropped.
 ///
-/// - `g = s·dy·B`, of shape `[rows, rank]`
+/// - `g = dy·B`, of shape `[rows, rank]`
 /// - `dB = s·dyᵀ·h`
-/// - `dA = gᵀ·D(x)`
-/// - `dx = dy·W + D(g·A) − s·(dy·B₀)·A₀`
+/// - `dA = s·gᵀ·D(x)`
+/// - `dx = dy·W + s·D(g·A) − s·(dy·B₀)·A₀`
 /// - the bias's gradient is the sum of dy's rows
 ///
 /// x is shared with the layer's siblings and D(x) is computed again, so that dropout costs no memory. W + s·B·A is never
@@ -96,11 +96,11 @@ impl AdaptedRule {
         let dbias = self.bias_needs_gradient.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
         let dy = Rows::new(dy, &self.weight)?;
         let (left, right) = dy.beside(&self.h)?;
-        let db = left.t()?.matmul(&right)?.affine(scaling, 0.0)?;
+        let db = left.t()?.matmul_scaled(&right, scaling)?;
         drop(self.h);
-        let g = dy.matmul(&self.b)?.affine(scaling, 0.0)?;
+        let g = dy.matmul(&self.b)?;
         let (left, right) = Dropout::apply(dropout, &self.x)?.beside(&g)?;
-        let da = right.t()?.matmul(&left)?;
+        let da = right.t()?.matmul_scaled(&left, scaling)?;
         drop((self.x, left));
         let dx = if self.input_needs_gradient {
             let mut dx = dy.matmul(&self.weight)?;
@@ -108,8 +108,8 @@ impl AdaptedRule {
                 dx = dx.matmul_accumulate(&dy.matmul(b0)?, a0, -scaling)?;
             }
             dx = match dropout {
-                None => dx.matmul_accumulate(&g, &self.a, 1.0)?,
-                Some(dropout) => dx.add(&dropout.of(&g.matmul(&self.a)?)?)?,
+                None => dx.matmul_accumulate(&g, &self.a, scaling)?,
+                Some(dropout) => dx.add(&dropout.of(&g.matmul_scaled(&self.a, scaling)?)?)?,
             };
             Some(dx.reshape(&self.input_shape)?)
         } else {

@@ -135,7 +135,7 @@ impl Config {
         let mut text = self.declarations();
         text += &self.a.reader('a');
         text += &self.b.reader('b');
-        text += &self.writer();
+        text += &self.accessors();
         text += &self.entry_point();
         // Indentation by depth of braces: the pieces above are written flat.
         indent(&text)
@@ -170,24 +170,26 @@ impl Config {
         )
     }
 
-    /// `write_out`: four neighbours of a row, as far as they exist.
-    fn writer(&self) -> String {
-        let head = "fn write_out(row_start: u32, column: u32, sum: vec4<f32>) {\nvar value = sum * params.alpha;\n";
+    /// `read_out` and `write_out`: four neighbours of a row, as far as they exist.
+    fn accessors(&self) -> String {
+        let read = "fn read_out(row_start: u32, column: u32) -> vec4<f32> {\nvar value = vec4<f32>();\n";
+        let write = "fn write_out(row_start: u32, column: u32, value: vec4<f32>) {\n";
         if self.vector_out {
             return format!(
-                "{head}if (column < params.n) {{\nlet i = (row_start + column) / 4u;\n\
-                 if (params.accumulate != 0u) {{\nvalue += out[i];\n}}\nout[i] = value;\n}}\n}}\n\n"
+                "{read}if (column < params.n) {{\nvalue = out[(row_start + column) / 4u];\n}}\nreturn value;\n}}\n\n\
+                 {write}if (column < params.n) {{\nout[(row_start + column) / 4u] = value;\n}}\n}}\n\n"
             );
         }
-        let mut text = head.to_string();
-        for (offset, component) in COMPONENTS.iter().enumerate() {
-            let _ = write!(
-                text,
-                "if (column + {offset}u < params.n) {{\nlet i = row_start + column + {offset}u;\n\
-                 if (params.accumulate != 0u) {{\nvalue.{component} += out[i];\n}}\nout[i] = value.{component};\n}}\n"
-            );
-        }
-        text + "}\n\n"
+        let each = |line: &dyn Fn(&str, char) -> String| -> String {
+            let text = |(offset, component): (usize, &char)| {
+                let place = format!("row_start + column + {offset}u");
+                format!("if (column + {offset}u < params.n) {{\n{}\n}}\n", line(&place, *component))
+            };
+            COMPONENTS.iter().enumerate().map(text).collect()
+        };
+        let reads = each(&|place, component| format!("value.{component} = out[{place}];"));
+        let writes = each(&|place, component| format!("out[{place}] = value.{component};"));
+        format!("{read}{reads}return value;\n}}\n\n{write}{writes}}}\n\n")
     }
 
     fn entry_point(&self) -> String {
@@ -467,9 +469,22 @@ impl Config {
                 "{{\nlet row = first_row + y * 4u + {constant}u;\nif (row < params.m) {{\n\
                  let row_start = matrix_start + row * params.n;\n"
             );
-            for group in 0..thread_columns / 4 {
-                let constant = group * across * 4;
-                let _ = writeln!(text, "write_out(row_start, first_column + x * 4u + {constant}u, sum{row}_{group});");
+            let groups = (0..thread_columns / 4).map(|group| (group, group * across * 4));
+            // All of a row's old values are asked for before the first new one is written: a read waits for the writes
+            // before it.
+            for (group, _) in groups.clone() {
+                let _ = writeln!(text, "var value{group} = sum{row}_{group} * params.alpha;");
+            }
+            text += "if (params.accumulate != 0u) {\n";
+            for (group, constant) in groups.clone() {
+                let _ = writeln!(text, "let old{group} = read_out(row_start, first_column + x * 4u + {constant}u);");
+            }
+            for (group, _) in groups.clone() {
+                let _ = writeln!(text, "value{group} += old{group};");
+            }
+            text += "}\n";
+            for (group, constant) in groups {
+                let _ = writeln!(text, "write_out(row_start, first_column + x * 4u + {constant}u, value{group});");
             }
             text += "}\n}\n";
         }

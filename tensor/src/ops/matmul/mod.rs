@@ -33,12 +33,20 @@ impl Tensor {
     /// axes that do not broadcast, [`TensorError::DType`] for integers, [`TensorError::DeviceMismatch`], or the
     /// device's own errors.
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
+        self.matmul_scaled(other, 1.0)
+    }
+
+    /// The product times `alpha`; see [`Tensor::matmul`].
+    ///
+    /// # Errors
+    /// As [`Tensor::matmul`].
+    pub fn matmul_scaled(&self, other: &Tensor, alpha: f32) -> Result<Tensor> {
         let product = Product::new("matmul", self, other)?;
         if product.k == 0 {
             return Tensor::zeros(self.device(), &product.shape, DType::F32);
         }
         let mut out = Tensor::uninitialised(self.device(), "matmul", product.shape, DType::F32)?;
-        product.write(&mut out, 1.0, false)?;
+        product.write(&mut out, alpha, false)?;
         Ok(out)
     }
 

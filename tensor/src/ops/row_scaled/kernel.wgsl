@@ -1,7 +1,8 @@
 // Rounds each row to f16 after dividing it by the power of two of its largest magnitude.
 //
 // A team of TEAM invocations takes a row in two passes; the second finds it in cache. An invocation writes words of two
-// elements; rows are padded with zeros to whole words.
+// elements; rows are padded with zeros to whole words. Each pass asks for several elements before it uses the first, since
+// memory is far away.
 
 struct Params {
     rows: u32,
@@ -39,8 +40,12 @@ fn main(
 
     // Magnitudes are in the order of their bits, NaN the largest.
     var largest = 0u;
-    for (var i = lane; i < columns; i += TEAM) {
-        largest = max(largest, bitcast<u32>(x[start + i]) & 0x7fffffffu);
+    for (var i = lane; i < columns; i += 4u * TEAM) {
+        let a = magnitude(start, i, columns);
+        let b = magnitude(start, i + TEAM, columns);
+        let c = magnitude(start, i + 2u * TEAM, columns);
+        let d = magnitude(start, i + 3u * TEAM, columns);
+        largest = max(max(largest, max(a, b)), max(c, d));
     }
     largest = team_max(largest, local, lane);
     let exponent = clamp(i32(largest >> 23u) - 127, params.lowest, params.highest);
@@ -49,17 +54,31 @@ fn main(
     }
 
     let factor = power_of_two(-exponent);
-    for (var word = lane; word < words; word += TEAM) {
-        let column = 2u * word;
-        var bits = 0u;
-        if (column < columns) {
-            bits = f16_bits(x[start + column] * factor);
+    for (var word = lane; word < words; word += 2u * TEAM) {
+        let other = word + TEAM;
+        let first = pair(start, 2u * word, columns) * factor;
+        let second = pair(start, 2u * other, columns) * factor;
+        values[row * words + word] = packed(first);
+        if (other < words) {
+            values[row * words + other] = packed(second);
         }
-        if (column + 1u < columns) {
-            bits |= f16_bits(x[start + column + 1u] * factor) << 16u;
-        }
-        values[row * words + word] = bits;
     }
+}
+
+// Bits of |x|; beyond the row's end those of its last element, which change no maximum.
+fn magnitude(start: u32, column: u32, columns: u32) -> u32 {
+    return bitcast<u32>(x[start + min(column, columns - 1u)]) & 0x7fffffffu;
+}
+
+// Two neighbours, zero beyond the row's end.
+fn pair(start: u32, column: u32, columns: u32) -> vec2<f32> {
+    let last = columns - 1u;
+    let read = vec2<f32>(x[start + min(column, last)], x[start + min(column + 1u, last)]);
+    return select(vec2<f32>(), read, vec2<u32>(column, column + 1u) < vec2<u32>(columns));
+}
+
+fn packed(value: vec2<f32>) -> u32 {
+    return f16_bits(value.x) | (f16_bits(value.y) << 16u);
 }
 
 fn power_of_two(exponent: i32) -> f32 {

@@ -98,13 +98,7 @@ fn bandwidth(device: &Device, budget: f64) -> Outcome<f64> {
     Ok(2.0 * 4.0 * elements as f64 / seconds.median / 1e9)
 }
 
-fn time_product(
-    device: &Device,
-    product: &Product,
-    layout: &str,
-    types: [DType; 2],
-    budget: f64,
-) -> Outcome<Spread> {
+fn time_product(device: &Device, product: &Product, layout: &str, types: [DType; 2], budget: f64) -> Outcome<Spread> {
     let operand = |name: &str, rows: usize, columns: usize, transposed: bool, dtype| -> tensor::Result<Tensor> {
         let shape = if transposed { [columns, rows] } else { [rows, columns] };
         // Random values: some chips run faster on zeros than on any real data.

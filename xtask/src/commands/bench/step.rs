@@ -86,7 +86,8 @@ pub fn seconds(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<f64
 
 fn time(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<(Subject, Measured)> {
     let (device, seed) = (bench.device, bench.common.seed);
-    let subject = Subject::new(&case.preset, options.dtype.weight_type(), options.checkpoint_activations, seed, device)?;
+    let subject =
+        Subject::new(&case.preset, options.dtype.weight_type(), options.checkpoint_activations, seed, device)?;
     let model = subject.model.as_ref();
     let config = subject.family.lora_config(case.rank);
     let adapters = AdapterSet::new(config, Base::of(model), device, seed).map_err(lora_failure)?;

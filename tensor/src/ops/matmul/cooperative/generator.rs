@@ -5,8 +5,9 @@
 //! of 32 of each operand into workgroup memory, in the order in which the operand lies. What decided its speed:
 //!
 //! - One slab of each operand, not two: with 24 KiB two workgroups share a multiprocessor.
-//! - The next slab is read into registers right after the barrier, inside a condition: without one the driver moves these
-//!   reads behind the multiplications.
+//! - The next slab is read into registers right after the barrier, with no condition around the reads, and the operands are
+//!   declared as if they were written to: else the driver moves the reads behind the multiplications (191 in place of 276
+//!   TFLOP/s at 4096³). So that nothing is read beyond the operands, the last slab is read twice.
 //! - Lines of a slab are padded by 8 elements, and an invocation's neighbours copy lines r and r + 4, so that stores meet
 //!   no bank twice.
 //! - Results leave through workgroup memory, so that rows are written in vectors.
@@ -133,8 +134,8 @@ impl Side {
         text
     }
 
-    /// Reads the next slab's vectors into registers and moves on along `k`.
-    fn read_slab(&self, whole_tiles: bool) -> String {
+    /// Reads the next slab's vectors into registers and moves on along `k`, if there is a slab at `following`.
+    fn read_slab(&self, whole_tiles: bool, following: &str) -> String {
         let letter = self.letter;
         let mut text = String::new();
         for copy in 0..COPIES {
@@ -145,7 +146,7 @@ impl Side {
             };
             let _ = writeln!(text, "{letter}_next{copy} = {letter}[{letter}_source{line}];");
         }
-        text + &format!("{letter}_source += {letter}_step;\n")
+        text + &format!("{letter}_source += select(0u, {letter}_step, {following} < end);\n")
     }
 
     fn store_slab(&self) -> String {
@@ -194,12 +195,13 @@ impl Config {
         text += &self.beginning();
         text += &each(&|side| side.place_copies(self.whole_tiles));
         text += &each_matrix(|row, column| format!("var sum{row}_{column} = coop_mat16x16<f32, C>();\n"));
-        let read = each(&|side| side.read_slab(self.whole_tiles));
+        let read = |following: &str| each(&|side| side.read_slab(self.whole_tiles, following));
         let _ = write!(
             text,
-            "\n{read}for (var depth = start; depth < end; depth += {DEPTH}u) {{\n{}workgroupBarrier();\n\
-             if (depth + {DEPTH}u < end) {{\n{read}}}\n",
-            each(&Side::store_slab)
+            "\n{}for (var depth = start; depth < end; depth += {DEPTH}u) {{\n{}workgroupBarrier();\n{}",
+            read(&format!("start + {DEPTH}u")),
+            each(&Side::store_slab),
+            read(&format!("depth + {}u", 2 * DEPTH)),
         );
         for depth in (0..DEPTH).step_by(MATRIX) {
             text += &each(&|side| side.load_matrices(depth));
@@ -245,8 +247,9 @@ impl Config {
              struct Params {{\nm: u32,\nn: u32,\nk: u32,\nrow_tiles: u32,\ncolumn_tiles: u32,\ndepth_per_part: u32,\n\
              a_offset: u32,\na_stride: u32,\nb_offset: u32,\nb_stride: u32,\nrow_scales_offset: u32,\nalpha: f32,\n\
              accumulate: u32,\n}}\n\n\
-             @group(0) @binding(0) var<storage, read> a: array<vec4<f16>>;\n\
-             @group(0) @binding(1) var<storage, read> b: array<vec4<f16>>;\n\
+             // The operands are only read.\n\
+             @group(0) @binding(0) var<storage, read_write> a: array<vec4<f16>>;\n\
+             @group(0) @binding(1) var<storage, read_write> b: array<vec4<f16>>;\n\
              @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;\n{scales}\
              var<immediate> params: Params;\n\n\
              var<workgroup> a_slab: array<vec4<f16>, {}>;\nvar<workgroup> b_slab: array<vec4<f16>, {}>;\n\

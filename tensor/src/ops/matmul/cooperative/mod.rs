@@ -137,9 +137,10 @@ fn multiply(
         accumulate: u32::from(update.accumulate),
     };
     let wgsl = || config.wgsl();
+    // The operands are bound as if they were written to; the generator says why.
     let mut dispatch = Dispatch::new(config.name(), "main", Source::Generated(&wgsl))
-        .read(&a.tensor)
-        .read(&b.tensor)
+        .write(&a.tensor)
+        .write(&b.tensor)
         .write(out)
         .params(&params);
     if let Some(scales) = update.row_scales {

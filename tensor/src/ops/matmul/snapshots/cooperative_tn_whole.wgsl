@@ -20,8 +20,9 @@ struct Params {
     accumulate: u32,
 }
 
-@group(0) @binding(0) var<storage, read> a: array<vec4<f16>>;
-@group(0) @binding(1) var<storage, read> b: array<vec4<f16>>;
+// The operands are only read.
+@group(0) @binding(0) var<storage, read_write> a: array<vec4<f16>>;
+@group(0) @binding(1) var<storage, read_write> b: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
 var<immediate> params: Params;
 
@@ -106,7 +107,7 @@ fn main(
     a_next5 = a[a_source + 5u * a_apart];
     a_next6 = a[a_source + 6u * a_apart];
     a_next7 = a[a_source + 7u * a_apart];
-    a_source += a_step;
+    a_source += select(0u, a_step, start + 32u < end);
     b_next0 = b[b_source];
     b_next1 = b[b_source + 1u * b_apart];
     b_next2 = b[b_source + 2u * b_apart];
@@ -115,7 +116,7 @@ fn main(
     b_next5 = b[b_source + 5u * b_apart];
     b_next6 = b[b_source + 6u * b_apart];
     b_next7 = b[b_source + 7u * b_apart];
-    b_source += b_step;
+    b_source += select(0u, b_step, start + 32u < end);
     for (var depth = start; depth < end; depth += 32u) {
         a_slab[a_place + 0u] = a_next0;
         a_slab[a_place + 136u] = a_next1;
@@ -134,26 +135,24 @@ fn main(
         b_slab[b_place + 816u] = b_next6;
         b_slab[b_place + 952u] = b_next7;
         workgroupBarrier();
-        if (depth + 32u < end) {
-            a_next0 = a[a_source];
-            a_next1 = a[a_source + 1u * a_apart];
-            a_next2 = a[a_source + 2u * a_apart];
-            a_next3 = a[a_source + 3u * a_apart];
-            a_next4 = a[a_source + 4u * a_apart];
-            a_next5 = a[a_source + 5u * a_apart];
-            a_next6 = a[a_source + 6u * a_apart];
-            a_next7 = a[a_source + 7u * a_apart];
-            a_source += a_step;
-            b_next0 = b[b_source];
-            b_next1 = b[b_source + 1u * b_apart];
-            b_next2 = b[b_source + 2u * b_apart];
-            b_next3 = b[b_source + 3u * b_apart];
-            b_next4 = b[b_source + 4u * b_apart];
-            b_next5 = b[b_source + 5u * b_apart];
-            b_next6 = b[b_source + 6u * b_apart];
-            b_next7 = b[b_source + 7u * b_apart];
-            b_source += b_step;
-        }
+        a_next0 = a[a_source];
+        a_next1 = a[a_source + 1u * a_apart];
+        a_next2 = a[a_source + 2u * a_apart];
+        a_next3 = a[a_source + 3u * a_apart];
+        a_next4 = a[a_source + 4u * a_apart];
+        a_next5 = a[a_source + 5u * a_apart];
+        a_next6 = a[a_source + 6u * a_apart];
+        a_next7 = a[a_source + 7u * a_apart];
+        a_source += select(0u, a_step, depth + 64u < end);
+        b_next0 = b[b_source];
+        b_next1 = b[b_source + 1u * b_apart];
+        b_next2 = b[b_source + 2u * b_apart];
+        b_next3 = b[b_source + 3u * b_apart];
+        b_next4 = b[b_source + 4u * b_apart];
+        b_next5 = b[b_source + 5u * b_apart];
+        b_next6 = b[b_source + 6u * b_apart];
+        b_next7 = b[b_source + 7u * b_apart];
+        b_source += select(0u, b_step, depth + 64u < end);
         let a0_0_place = 0u + (subgroup_row + 0u) / 4u;
         let a0_0 = coopLoad<coop_mat16x16<f16, A>>(&a_slab[a0_0_place], 34u);
         let a0_1_place = 0u + (subgroup_row + 16u) / 4u;

@@ -37,14 +37,17 @@ fn read_b(i: u32) -> vec4<f32> {
     let words = b[i];
     return vec4<f32>(unpack_bf16(words.x), unpack_bf16(words.y));
 }
-fn write_out(row_start: u32, column: u32, sum: vec4<f32>) {
-    var value = sum * params.alpha;
+fn read_out(row_start: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
     if (column < params.n) {
-        let i = (row_start + column) / 4u;
-        if (params.accumulate != 0u) {
-            value += out[i];
-        }
-        out[i] = value;
+        value = out[(row_start + column) / 4u];
+    }
+    return value;
+}
+
+fn write_out(row_start: u32, column: u32, value: vec4<f32>) {
+    if (column < params.n) {
+        out[(row_start + column) / 4u] = value;
     }
 }
 
@@ -924,80 +927,192 @@ fn main(
         let row = first_row + y * 4u + 0u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum0_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum0_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum0_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum0_3);
+            var value0 = sum0_0 * params.alpha;
+            var value1 = sum0_1 * params.alpha;
+            var value2 = sum0_2 * params.alpha;
+            var value3 = sum0_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 1u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum1_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum1_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum1_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum1_3);
+            var value0 = sum1_0 * params.alpha;
+            var value1 = sum1_1 * params.alpha;
+            var value2 = sum1_2 * params.alpha;
+            var value3 = sum1_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 2u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum2_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum2_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum2_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum2_3);
+            var value0 = sum2_0 * params.alpha;
+            var value1 = sum2_1 * params.alpha;
+            var value2 = sum2_2 * params.alpha;
+            var value3 = sum2_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 3u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum3_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum3_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum3_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum3_3);
+            var value0 = sum3_0 * params.alpha;
+            var value1 = sum3_1 * params.alpha;
+            var value2 = sum3_2 * params.alpha;
+            var value3 = sum3_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 64u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum4_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum4_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum4_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum4_3);
+            var value0 = sum4_0 * params.alpha;
+            var value1 = sum4_1 * params.alpha;
+            var value2 = sum4_2 * params.alpha;
+            var value3 = sum4_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 65u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum5_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum5_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum5_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum5_3);
+            var value0 = sum5_0 * params.alpha;
+            var value1 = sum5_1 * params.alpha;
+            var value2 = sum5_2 * params.alpha;
+            var value3 = sum5_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 66u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum6_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum6_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum6_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum6_3);
+            var value0 = sum6_0 * params.alpha;
+            var value1 = sum6_1 * params.alpha;
+            var value2 = sum6_2 * params.alpha;
+            var value3 = sum6_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
     {
         let row = first_row + y * 4u + 67u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum7_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum7_1);
-            write_out(row_start, first_column + x * 4u + 64u, sum7_2);
-            write_out(row_start, first_column + x * 4u + 96u, sum7_3);
+            var value0 = sum7_0 * params.alpha;
+            var value1 = sum7_1 * params.alpha;
+            var value2 = sum7_2 * params.alpha;
+            var value3 = sum7_3 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                let old2 = read_out(row_start, first_column + x * 4u + 64u);
+                let old3 = read_out(row_start, first_column + x * 4u + 96u);
+                value0 += old0;
+                value1 += old1;
+                value2 += old2;
+                value3 += old3;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
+            write_out(row_start, first_column + x * 4u + 64u, value2);
+            write_out(row_start, first_column + x * 4u + 96u, value3);
         }
     }
 }

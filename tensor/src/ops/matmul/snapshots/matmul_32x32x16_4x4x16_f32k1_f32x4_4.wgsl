@@ -36,14 +36,17 @@ fn read_a(i: u32) -> f32 {
 fn read_b(i: u32) -> vec4<f32> {
     return b[i];
 }
-fn write_out(row_start: u32, column: u32, sum: vec4<f32>) {
-    var value = sum * params.alpha;
+fn read_out(row_start: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
     if (column < params.n) {
-        let i = (row_start + column) / 4u;
-        if (params.accumulate != 0u) {
-            value += out[i];
-        }
-        out[i] = value;
+        value = out[(row_start + column) / 4u];
+    }
+    return value;
+}
+
+fn write_out(row_start: u32, column: u32, value: vec4<f32>) {
+    if (column < params.n) {
+        out[(row_start + column) / 4u] = value;
     }
 }
 
@@ -479,28 +482,48 @@ fn main(
         let row = first_row + y * 4u + 0u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum0_0);
+            var value0 = sum0_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
     {
         let row = first_row + y * 4u + 1u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum1_0);
+            var value0 = sum1_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
     {
         let row = first_row + y * 4u + 2u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum2_0);
+            var value0 = sum2_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
     {
         let row = first_row + y * 4u + 3u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum3_0);
+            var value0 = sum3_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
 }

@@ -36,35 +36,35 @@ fn read_a(i: u32) -> vec4<f32> {
 fn read_b(i: u32) -> f32 {
     return unpack2x16float(b[i >> 1u] >> ((i & 1u) * 16u)).x;
 }
-fn write_out(row_start: u32, column: u32, sum: vec4<f32>) {
-    var value = sum * params.alpha;
+fn read_out(row_start: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
     if (column + 0u < params.n) {
-        let i = row_start + column + 0u;
-        if (params.accumulate != 0u) {
-            value.x += out[i];
-        }
-        out[i] = value.x;
+        value.x = out[row_start + column + 0u];
     }
     if (column + 1u < params.n) {
-        let i = row_start + column + 1u;
-        if (params.accumulate != 0u) {
-            value.y += out[i];
-        }
-        out[i] = value.y;
+        value.y = out[row_start + column + 1u];
     }
     if (column + 2u < params.n) {
-        let i = row_start + column + 2u;
-        if (params.accumulate != 0u) {
-            value.z += out[i];
-        }
-        out[i] = value.z;
+        value.z = out[row_start + column + 2u];
     }
     if (column + 3u < params.n) {
-        let i = row_start + column + 3u;
-        if (params.accumulate != 0u) {
-            value.w += out[i];
-        }
-        out[i] = value.w;
+        value.w = out[row_start + column + 3u];
+    }
+    return value;
+}
+
+fn write_out(row_start: u32, column: u32, value: vec4<f32>) {
+    if (column + 0u < params.n) {
+        out[row_start + column + 0u] = value.x;
+    }
+    if (column + 1u < params.n) {
+        out[row_start + column + 1u] = value.y;
+    }
+    if (column + 2u < params.n) {
+        out[row_start + column + 2u] = value.z;
+    }
+    if (column + 3u < params.n) {
+        out[row_start + column + 3u] = value.w;
     }
 }
 
@@ -714,28 +714,48 @@ fn main(
         let row = first_row + y * 4u + 0u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum0_0);
+            var value0 = sum0_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
     {
         let row = first_row + y * 4u + 1u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum1_0);
+            var value0 = sum1_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
     {
         let row = first_row + y * 4u + 2u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum2_0);
+            var value0 = sum2_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
     {
         let row = first_row + y * 4u + 3u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum3_0);
+            var value0 = sum3_0 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                value0 += old0;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
         }
     }
 }

@@ -37,14 +37,17 @@ fn read_b(i: u32) -> vec4<f32> {
     let words = b[i];
     return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
 }
-fn write_out(row_start: u32, column: u32, sum: vec4<f32>) {
-    var value = sum * params.alpha;
+fn read_out(row_start: u32, column: u32) -> vec4<f32> {
+    var value = vec4<f32>();
     if (column < params.n) {
-        let i = (row_start + column) / 4u;
-        if (params.accumulate != 0u) {
-            value += out[i];
-        }
-        out[i] = value;
+        value = out[(row_start + column) / 4u];
+    }
+    return value;
+}
+
+fn write_out(row_start: u32, column: u32, value: vec4<f32>) {
+    if (column < params.n) {
+        out[(row_start + column) / 4u] = value;
     }
 }
 
@@ -620,64 +623,128 @@ fn main(
         let row = first_row + y * 4u + 0u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum0_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum0_1);
+            var value0 = sum0_0 * params.alpha;
+            var value1 = sum0_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 1u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum1_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum1_1);
+            var value0 = sum1_0 * params.alpha;
+            var value1 = sum1_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 2u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum2_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum2_1);
+            var value0 = sum2_0 * params.alpha;
+            var value1 = sum2_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 3u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum3_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum3_1);
+            var value0 = sum3_0 * params.alpha;
+            var value1 = sum3_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 32u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum4_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum4_1);
+            var value0 = sum4_0 * params.alpha;
+            var value1 = sum4_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 33u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum5_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum5_1);
+            var value0 = sum5_0 * params.alpha;
+            var value1 = sum5_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 34u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum6_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum6_1);
+            var value0 = sum6_0 * params.alpha;
+            var value1 = sum6_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
     {
         let row = first_row + y * 4u + 35u;
         if (row < params.m) {
             let row_start = matrix_start + row * params.n;
-            write_out(row_start, first_column + x * 4u + 0u, sum7_0);
-            write_out(row_start, first_column + x * 4u + 32u, sum7_1);
+            var value0 = sum7_0 * params.alpha;
+            var value1 = sum7_1 * params.alpha;
+            if (params.accumulate != 0u) {
+                let old0 = read_out(row_start, first_column + x * 4u + 0u);
+                let old1 = read_out(row_start, first_column + x * 4u + 32u);
+                value0 += old0;
+                value1 += old1;
+            }
+            write_out(row_start, first_column + x * 4u + 0u, value0);
+            write_out(row_start, first_column + x * 4u + 32u, value1);
         }
     }
 }
