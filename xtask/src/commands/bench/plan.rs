@@ -132,7 +132,7 @@ const CPU_QUICK: Plan = Plan {
 const CPU: Plan = Plan {
     kernels: Kernels { products: 6, budget: 0.4 },
     step: &["15m:4:128:8", "deberta-v3-mini:8:64:8"],
-    world: Recipe::SMALL,
+    world: Recipe { steps: 2000, ..Recipe::SMALL },
     updates: &[Edition::DomainShift, Edition::Large],
     tasks: &[Task::Questions],
     rows: (2_000, 96),
@@ -142,10 +142,10 @@ const CPU: Plan = Plan {
         rounds: 8,
         optimizers: &[OptimizerKind::Adamw, OptimizerKind::Momentum],
         seeds: 3,
-        steps: 120,
+        steps: 100,
         ..CPU_QUICK.reflora
     },
-    relora: Relora { seeds: 3, adapter_steps: 200, restore_steps: 100, eval_every: 5, batch: 16, ..CPU_QUICK.relora },
+    relora: Relora { seeds: 3, adapter_steps: 160, restore_steps: 80, eval_every: 5, batch: 12, ..CPU_QUICK.relora },
     seen: Seen { kernels: 25.0, step: 10.0, reflora: 60.0, ..CPU_QUICK.seen },
 };
 
@@ -312,5 +312,29 @@ impl Expected<'_> {
         // Evaluations are forward passes; each restoration loads its bases and searches.
         let evaluation = self.plan.rows.1 as f64 / settings.batch as f64 / 3.0 / settings.eval_every as f64;
         (1.0 + evaluation) * settings.steps(updates, tasks) as f64 * self.pace.of(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::DebertaConfig;
+
+    use super::super::subject::Case;
+    use super::*;
+
+    #[test]
+    fn plans_name_models_that_there_are() {
+        for plan in [&CPU_QUICK, &CPU, &SOFTWARE_QUICK, &SOFTWARE, &GPU_QUICK, &GPU] {
+            for text in plan.step.iter().chain(plan.reflora.overhead) {
+                let case = Case::parse(text).unwrap();
+                let is_known = match case.preset.strip_prefix("deberta-v3-") {
+                    Some(name) => DebertaConfig::preset(name).is_some(),
+                    None => LlamaConfig::preset(&case.preset).is_some(),
+                };
+                assert!(is_known, "{text}");
+            }
+            assert!(plan.reflora.sequence.max(plan.relora.sequence) <= plan.world.shape.positions);
+            assert!(plan.relora.adapter_steps >= plan.relora.restore_steps && !plan.tasks.is_empty());
+        }
     }
 }
