@@ -54,11 +54,11 @@ impl Var {
         Var { tensor, place, rounded: Rc::default() }
     }
 
-    /// The value as rows along its last axis, rounded to 16 bits ([`Tensor::row_scaled`]): once for all who ask the same
+    /// The value as rows along its last axis (a scalar is one row), rounded to 16 bits ([`Tensor::row_scaled`]): once for all who ask the same
     /// variable, as the projections of one input do.
     ///
     /// # Errors
-    /// As [`Tensor::row_scaled`], and [`tensor::TensorError::Shape`] for a scalar.
+    /// As [`Tensor::row_scaled`].
     pub fn row_scaled(&self) -> Result<RowScaled> {
         if let Some(rounded) = self.rounded.get() {
             return Ok(rounded.clone());
@@ -129,7 +129,8 @@ mod tests {
             let first = x.row_scaled().unwrap();
             assert_eq!(first.values().shape()[..], [6, 5]);
             assert!(first.values().is_same_view(x.clone().row_scaled().unwrap().values()));
-            assert_eq!(Var::constant(Tensor::zeros(device, &[0, 4], DType::F32).unwrap()).row_scaled().unwrap().values().shape()[..], [0, 4]);
+            let none = Var::constant(Tensor::zeros(device, &[0, 4], DType::F32).unwrap());
+            assert_eq!(none.row_scaled().unwrap().values().shape()[..], [0, 4]);
         }
     }
 }
