@@ -81,6 +81,15 @@ impl MappedFile {
         let _ = range;
     }
 
+    /// Says whether small parts all over the file are about to be read, so that the system does not fetch their surroundings.
+    /// A hint as [`will_need`](Self::will_need) is.
+    pub fn reads_are_scattered(&self, scattered: bool) {
+        #[cfg(unix)]
+        let _ = self.0.advise(if scattered { memmap2::Advice::Random } else { memmap2::Advice::Normal });
+        #[cfg(not(unix))]
+        let _ = scattered;
+    }
+
     /// Says that nothing of `range` will be read soon, so that it no longer counts as this process's memory; reading it
     /// again fetches it again. A hint as [`will_need`](Self::will_need) is.
     pub fn release(&self, range: Range<usize>) {

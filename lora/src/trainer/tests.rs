@@ -188,6 +188,20 @@ on_each_backend! {
         assert!(error.contains("no label counts"), "{error}");
     }
 
+    fn micro_batches_have_dropout_of_their_own(device) {
+        let (model, batch) = (Bigram::new(device), training().batch(0).unwrap());
+        let twice = [batch.clone(), batch];
+        let gradient = |dropout: f32, batches: &[HostBatch]| {
+            let options = TrainingOptions { gradient_accumulation: 2, ..options(1, 0.1) };
+            let trainer = Trainer::new(&model, model.adapters(dropout), adamw(), options).unwrap();
+            let (_, gradients) = trainer.gradients(0, batches).unwrap();
+            gradients.get("output.lora_B.weight").unwrap().to_vec::<f32>().unwrap()
+        };
+        let near = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(near(gradient(0.0, &twice), gradient(0.0, &twice[..1])), "the mean of two that are the same");
+        assert!(!near(gradient(0.5, &twice), gradient(0.5, &twice[..1])), "the second has another mask");
+    }
+
     fn a_resumed_run_is_the_same_run(device) {
         let model = Bigram::new(device);
         let output = tempfile::tempdir().unwrap();

@@ -39,6 +39,7 @@ impl Checkpoint {
     /// tensor were changed may go unseen.
     pub fn fingerprint(&self) -> String {
         let mut fingerprint = Fingerprint::new();
+        self.files.iter().for_each(|file| file.map.reads_are_scattered(true));
         for (name, tensor) in self.tensors() {
             fingerprint.add(name.as_bytes());
             fingerprint.add(format!("{:?}{:?}", tensor.dtype, tensor.shape).as_bytes());
@@ -55,6 +56,7 @@ impl Checkpoint {
                 fingerprint.add(&bytes[start..start + STRETCH]);
             }
         }
+        self.files.iter().for_each(|file| file.map.reads_are_scattered(false));
         fingerprint.to_string()
     }
 }
