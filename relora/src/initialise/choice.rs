@@ -31,7 +31,7 @@ pub(super) fn choose(
 ) -> Result<(usize, usize)> {
     race.run(finalists, examples)?;
     for place in race.racing(finalists) {
-        race.complete(place, BELIEVED.min(examples))?;
+        race.complete(place, (BELIEVED_AFTER * options.first_look).min(examples))?;
     }
     let seen = |places: Vec<usize>| places.into_iter().map(|place| race.candidates[place].losses.len());
     // Whoever is lowest at a look is not dropped there, so that one is left unless losses stopped being finite.
@@ -67,8 +67,9 @@ fn lowest(race: &Race<'_>, allowed: impl Fn(usize) -> bool, examples: usize) -> 
     })
 }
 
-/// Examples that a winner is measured on at least: the best of many on the same few looks better than it is.
-const BELIEVED: usize = 32;
+/// Times the examples of a first look that a winner is measured on at least: the best of many on the same few looks better
+/// than it is.
+const BELIEVED_AFTER: usize = 4;
 
 /// The place of (1, 0), which is tried first.
 const REUSE: usize = 0;

@@ -35,9 +35,6 @@ const REPORT_FILE: &str = "restore.json";
 const START: &str = "start";
 const START_FILE: &str = "start.json";
 
-/// Examples that may be enough to see that a target is missed: a sixth of a step's cost in batches of 32.
-const FIRST_LOOK: usize = 16;
-
 /// One adapter's turn.
 pub struct Restoration<'a> {
     pub arguments: &'a Arguments,
@@ -276,7 +273,7 @@ impl Restoration<'_> {
     /// Examples after which it is asked for the first time whether a target is met. Without one an adapter is measured on as
     /// many as candidates are.
     fn first_look(&self) -> usize {
-        if self.target().is_some() { FIRST_LOOK } else { self.arguments.examples().0 }
+        if self.target().is_some() { self.arguments.first_look() } else { self.arguments.examples().0 }
     }
 
     /// The old adapter's losses, as many as it takes to know whether it meets the target.

@@ -66,6 +66,7 @@ pub fn search(
         steps: arguments.search.search_steps,
         search_examples,
         score_examples,
+        first_look: arguments.first_look(),
         ..StartOptions::default()
     };
     let options = match target.filter(|_| arguments.steps > 0) {
