@@ -97,18 +97,22 @@ pub fn main() -> ExitCode {
     };
     let arguments = Arguments::parse_from(words);
     let output = Output::new(arguments.common.json);
-    if let Some(threads) = arguments.common.threads {
-        // Fails only if the pool exists already, and nothing ran before this line.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
-    }
-    match arguments.command.run(&arguments.common, &output) {
+    // 0 is as many as there are cores. Fails only if the pool exists already, and nothing ran before this line.
+    let threads = arguments.common.threads.map_or(0, usize::from);
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build_global();
+    // The command is run by a thread of the pool: each of the many small pieces of work that it shares with the others would
+    // else be handed over to one of them first, and waited for.
+    rayon::scope(move |_| match arguments.command.run(&arguments.common, &output) {
         Ok(code) => code,
         Err(failure) => {
             output.fail(&failure);
             failure.code()
         }
-    }
+    })
 }
+
+/// Bytes of each thread's stack: what a program's first thread usually has.
+const STACK: usize = 8 << 20;
 
 /// Reads a data file as a task (as `--task` spells it) reads it, by the file's extension, and gives the number of tokens of a
 /// text or of rows. Classes are called `no` and `yes` where the task does not know its own. For programs that test the

@@ -240,7 +240,7 @@ impl Report {
     pub fn write(&self, directory: &Path) -> Outcome<()> {
         let refused = |error: &dyn std::fmt::Display| Failure::input(format!("--out {}: {error}", directory.display()));
         std::fs::create_dir_all(directory).map_err(|error| refused(&error))?;
-        let json = serde_json::to_string_pretty(self)? + "\n";
+        let json = serde_json::to_string(self)? + "\n";
         for (name, text) in [("results.json", json), ("report.html", html::page(self))] {
             lora::write_whole(&directory.join(name), text.as_bytes()).map_err(|error| refused(&error))?;
         }
