@@ -50,7 +50,7 @@ fn headers() -> Vec<Case> {
         ("three places", one("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4,8]")),
         ("no places", one("\"dtype\":\"F32\",\"shape\":[2]")),
         ("tensors that overlap", two("[0,4]", "[2,6]")),
-        ("tensors in the same place", two("[0,4]", "[0,4]")),
+        ("tensors that begin in the same place", two("[0,4]", "[0,8]")),
         ("a hole between tensors", two("[0,4]", "[6,10]")),
         ("a name twice", {
             let tensor = "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}";
