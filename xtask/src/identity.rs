@@ -107,7 +107,7 @@ fn fingerprints(paths: &[PathBuf]) -> Outcome<BTreeMap<String, String>> {
 }
 
 /// Of a file's whole contents, a piece at a time.
-fn fingerprint(file: &Path) -> std::io::Result<String> {
+pub fn fingerprint(file: &Path) -> std::io::Result<String> {
     const PIECE: u64 = 1 << 20;
     let mut file = std::fs::File::open(file)?;
     let (mut fingerprint, mut piece) = (Fingerprint::new(), Vec::new());

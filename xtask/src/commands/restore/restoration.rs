@@ -1,7 +1,6 @@
 //! One adapter's turn: gate, evolution, search, training; and what is kept on disk between them, so that an interrupted
 //! run goes on where it was.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -24,6 +23,7 @@ use super::search::{self, Found, losses_until_clear};
 use super::training::{Ready, Training, WORK};
 use crate::Common;
 use crate::failure::{Failure, Outcome};
+use crate::identity::fingerprint;
 use crate::inputs::TaskData;
 use crate::loading::{Loaded, lora_failure};
 use crate::output::Output;
@@ -59,9 +59,7 @@ struct Start {
 /// What a run with the same settings would do again, to know whether its files can be used.
 pub fn identity(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: &Job) -> Outcome<Value> {
     let path = job.adapter.join(WEIGHTS_FILE);
-    let bytes = std::fs::read(&path).map_err(|error| Failure::input(format!("{}: {error}", path.display())))?;
-    let mut hash = DefaultHasher::new();
-    bytes.hash(&mut hash);
+    let adapter = fingerprint(&path).map_err(|error| Failure::input(format!("{}: {error}", path.display())))?;
     let settings = format!(
         "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         job.task,
@@ -76,7 +74,7 @@ pub fn identity(arguments: &Arguments, common: &Common, bases: &Bases<'_>, job: 
         arguments.trust_radius
     );
     Ok(json!({
-        "old": bases.old.contents, "new": bases.new.contents, "adapter": format!("{:016x}", hash.finish()),
+        "old": bases.old.contents, "new": bases.new.contents, "adapter": adapter,
         "settings": settings, "method": arguments.method.name(), "seed": common.seed,
         "tolerance": arguments.tolerance, "stop_at_target": arguments.stop_at_target, "steps": arguments.steps,
         "lr": arguments.lr, "warmup": arguments.warmup, "clip": arguments.clip, "batch": arguments.batch,
