@@ -53,6 +53,6 @@ pub use rules::{
     DisentangledConfig, biased_linear_cross_entropy, cross_entropy, linear_cross_entropy, mse_loss, select_where,
 };
 pub use schedule::{Decay, Schedule};
-pub use tape::{Tape, record};
+pub use tape::{Tape, Totals, record, record_accumulating};
 pub use tensor::{Result, TensorError};
 pub use var::Var;

@@ -54,15 +54,15 @@ struct Edge {
 
 type Rule = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
 /// From the upstream gradient and what each input has gathered so far to the new totals of the inputs. Gradients of
-/// leaves inside the segment are added to those gathered so far.
-type Segment = Box<dyn FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>>>;
+/// leaves inside a segment are added to those gathered so far.
+type Accumulation = Box<dyn FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>>>;
 
 enum Backward {
     Leaf(String),
     /// An input of a segment that is computed again; the number is its position.
     Input(usize),
     Rule(Rule),
-    Segment(Segment),
+    Accumulating(Accumulation),
 }
 
 impl Tape {
@@ -144,12 +144,35 @@ impl Tape {
         self.push(operation, inputs, output, Backward::Rule(Box::new(backward)))
     }
 
+    /// As [`Tape::record`], for a rule that adds to what its inputs have gathered so far, as kernels can at no cost:
+    /// `backward` gets the gradient of the output and the [`Totals`] of the inputs. Nobody but the rule holds these, unless
+    /// an operation that passes its gradient on, as a sum does, left another handle.
+    ///
+    /// An input's gradient is the sum of the contributions in the order in which rules run, and within a rule in the order
+    /// in which it adds them.
+    pub fn record_accumulating<F>(&self, operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
+    where
+        F: FnOnce(Tensor, &mut Totals) -> Result<()> + 'static,
+    {
+        finite::look(operation, false, &output);
+        if !self.is_recording() || !inputs.iter().any(|input| input.requires_gradient()) {
+            return Var::constant(output);
+        }
+        let rule = move |dy, totals, _: &mut Gradients| {
+            let mut totals = Totals { operation, by_input: totals };
+            backward(dy, &mut totals)?;
+            totals.by_input.iter().flatten().for_each(|total| finite::look(operation, true, total));
+            Ok(totals.by_input)
+        };
+        self.push(operation, inputs, output, Backward::Accumulating(Box::new(rule)))
+    }
+
     /// Records a segment that is computed again in the backward pass.
     pub(crate) fn record_segment<F>(&self, inputs: &[&Var], output: Tensor, backward: F) -> Var
     where
         F: FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>> + 'static,
     {
-        self.push("checkpoint", inputs, output, Backward::Segment(Box::new(backward)))
+        self.push("checkpoint", inputs, output, Backward::Accumulating(Box::new(backward)))
     }
 
     /// A variable that stands for input `position` of a segment.
@@ -226,6 +249,41 @@ impl Tape {
     }
 }
 
+/// What the inputs of an operation have gathered so far in a backward pass, for a rule that adds to it; inputs are counted
+/// in the order of [`Tape::record_accumulating`]. What a rule adds for an input that requires no gradient goes nowhere.
+pub struct Totals {
+    operation: &'static str,
+    by_input: Vec<Option<Tensor>>,
+}
+
+impl Totals {
+    /// Adds a gradient of the input's shape.
+    ///
+    /// # Errors
+    /// As [`Totals::update`]; otherwise those of the sum.
+    pub fn add(&mut self, input: usize, gradient: Tensor) -> Result<()> {
+        self.update(input, |total| match total {
+            Some(total) => total.add(&gradient),
+            None => Ok(gradient),
+        })
+    }
+
+    /// Replaces the total (`None` where nothing was gathered) by what `sum` makes of it: the total and a contribution.
+    ///
+    /// # Errors
+    /// [`TensorError::InvalidArgument`] where the operation has no such input; what `sum` returns.
+    pub fn update(&mut self, input: usize, sum: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
+        let Some(total) = self.by_input.get_mut(input) else {
+            return Err(misuse(
+                self.operation,
+                format!("the rule has a gradient for input {input}, which there is not"),
+            ));
+        };
+        *total = Some(sum(total.take())?);
+        Ok(())
+    }
+}
+
 impl State {
     fn push(&mut self, operation: &'static str, inputs: Vec<Option<Edge>>, backward: Backward) -> u64 {
         self.nodes.push(Node { operation, inputs, backward });
@@ -274,9 +332,9 @@ impl<'a> Walk<'a> {
                     gradients.iter().flatten().for_each(|gradient| finite::look(node.operation, true, gradient));
                     gradients
                 }
-                Backward::Segment(segment) => {
+                Backward::Accumulating(rule) => {
                     let totals = node.inputs.iter().map(|edge| self.withdraw(edge.as_ref())).collect();
-                    segment(upstream, totals, self.leaves)?
+                    rule(upstream, totals, self.leaves)?
                 }
             };
             if gradients.len() != node.inputs.len() {
@@ -312,7 +370,7 @@ impl<'a> Walk<'a> {
         let total = match &self.nodes[position].backward {
             Backward::Leaf(name) => return self.leaves.add(name, gradient),
             Backward::Input(input) => &mut self.totals[*input],
-            Backward::Rule(_) | Backward::Segment(_) => &mut self.pending[position],
+            Backward::Rule(_) | Backward::Accumulating(_) => &mut self.pending[position],
         };
         *total = Some(match total.take() {
             Some(total) => total.add(&gradient)?,
@@ -321,14 +379,14 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Takes out what an input of a segment has gathered so far; the segment adds to it and returns the total.
+    /// Takes out what an input has gathered so far, for a rule that adds to it and returns the total.
     fn withdraw(&mut self, edge: Option<&Edge>) -> Option<Tensor> {
-        // An edge that leads nowhere is reported when the segment's total is deposited.
+        // An edge that leads nowhere is reported when the total is deposited.
         let position = self.position("checkpoint", edge?).ok()?;
         match &self.nodes[position].backward {
             Backward::Leaf(name) => self.leaves.remove(name),
             Backward::Input(input) => self.totals[*input].take(),
-            Backward::Rule(_) | Backward::Segment(_) => self.pending[position].take(),
+            Backward::Rule(_) | Backward::Accumulating(_) => self.pending[position].take(),
         }
     }
 }
@@ -341,6 +399,20 @@ where
 {
     match inputs.iter().find_map(|input| input.place.as_ref()) {
         Some(place) => place.tape.record(operation, inputs, output, backward),
+        None => {
+            finite::look(operation, false, &output);
+            Var::constant(output)
+        }
+    }
+}
+
+/// As [`record()`], for a rule that adds to what its inputs have gathered; see [`Tape::record_accumulating`].
+pub fn record_accumulating<F>(operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
+where
+    F: FnOnce(Tensor, &mut Totals) -> Result<()> + 'static,
+{
+    match inputs.iter().find_map(|input| input.place.as_ref()) {
+        Some(place) => place.tape.record_accumulating(operation, inputs, output, backward),
         None => {
             finite::look(operation, false, &output);
             Var::constant(output)

@@ -3,7 +3,7 @@
 use tensor::{Device, Tensor, TensorError};
 
 use crate::check::TestRandom;
-use crate::{Tape, Var, record};
+use crate::{Tape, Var, record, record_accumulating};
 
 fn device() -> Device {
     Device::cpu()
@@ -97,6 +97,32 @@ fn wrong_rules_are_errors() {
     let y = record("mine", &[&tape.leaf("w", &w)], w.clone(), |_| Ok(vec![Some(tensor(1, &[3]))]));
     let expected = "mine: expected a gradient of shape [2], found shape [3]";
     assert_eq!(message(tape.backward_from(&y, w.clone())), expected);
+}
+
+#[test]
+fn an_accumulating_rule_gets_what_its_inputs_have_gathered() {
+    let tape = Tape::new();
+    let [x, w] = ["x", "w"].map(|name| tape.leaf(name, &tensor(1, &[2])));
+    let h = x.affine(2.0, 0.0).unwrap();
+    let ones = Tensor::ones(&device(), &[2], tensor::DType::F32).unwrap();
+    let (seven, nothing) = (ones.affine(7.0, 0.0).unwrap(), Var::constant(ones.clone()));
+    let y = record_accumulating("mine", &[&h, &w, &nothing, &h], ones.clone(), move |dy, totals| {
+        totals.update(0, |total| total.expect("1 was gathered").add(&seven))?;
+        totals.update(1, |total| Ok(total.map_or(dy.clone(), |_| panic!("nothing was gathered"))))?;
+        totals.update(3, |total| Ok(total.map_or(dy.clone(), |_| panic!("the first mention has the total"))))?;
+        totals.add(3, dy)
+    });
+    // The sum runs first on the way back, so that h has gathered 1 before.
+    let gradients = tape.backward_from(&y.add(&h).unwrap(), ones.clone()).unwrap();
+    assert_eq!(gradients.get("x").unwrap().to_vec::<f32>().unwrap(), [20.0; 2]);
+    assert_eq!(gradients.get("w").unwrap().to_vec::<f32>().unwrap(), [1.0; 2]);
+
+    let w = tape.leaf("w", &ones);
+    let y = record_accumulating("mine", &[&w], ones.clone(), |dy, totals| totals.add(1, dy));
+    let expected = "mine: the rule has a gradient for input 1, which there is not";
+    assert_eq!(message(tape.backward_from(&y, ones.clone())), expected);
+    let constant = record_accumulating("mine", &[&nothing], ones, |dy, totals| totals.add(0, dy));
+    assert!(!constant.requires_gradient() && tape.is_empty());
 }
 
 /// A block with a leaf used twice inside, a residual connection, dropout, and a leaf that other blocks share.

@@ -3,13 +3,14 @@
 use tensor::Result;
 
 use super::keep_if;
-use crate::tape::record;
+use crate::tape::record_accumulating;
 use crate::var::Var;
 
 /// # Normalisation
 impl Var {
     /// y = w·x̂ with x̂ = x·r, r = 1/√(mean(x²) + epsilon);
-    /// dx = r·(w·dy − x̂·mean(w·dy·x̂)), dw = Σ over rows of dy·x̂.
+    /// dx = r·(w·dy − x̂·mean(w·dy·x̂)), added to what x has gathered in the same pass over memory (the gradient that goes
+    /// around a block); dw = Σ over rows of dy·x̂.
     ///
     /// # Errors
     /// Those of the tensor operation.
@@ -18,10 +19,14 @@ impl Var {
         let x = self.tensor().clone();
         let for_x = keep_if(self.requires_gradient(), weight);
         let for_weight = weight.requires_gradient();
-        Ok(record("rms_norm", &[self, weight], output, move |dy| {
-            let dx = for_x.map(|weight| tensor::rms_norm_backward(&x, &weight, epsilon, dy)).transpose()?;
-            let dweight = for_weight.then(|| tensor::rms_norm_weight_gradient(&x, epsilon, dy)).transpose()?;
-            Ok(vec![dx, dweight])
+        Ok(record_accumulating("rms_norm", &[self, weight], output, move |dy, totals| {
+            if let Some(weight) = for_x {
+                totals.update(0, |total| tensor::rms_norm_backward(&x, &weight, epsilon, &dy, total))?;
+            }
+            if for_weight {
+                totals.add(1, tensor::rms_norm_weight_gradient(&x, epsilon, &dy)?)?;
+            }
+            Ok(())
         }))
     }
 
@@ -34,16 +39,17 @@ impl Var {
         let output = self.tensor().layer_norm(weight.tensor(), bias.tensor(), epsilon)?;
         let x = self.tensor().clone();
         let for_x = keep_if(self.requires_gradient(), weight);
-        let wanted = [weight.requires_gradient(), bias.requires_gradient()];
-        Ok(record("layer_norm", &[self, weight, bias], output, move |dy| {
-            let dx = for_x.map(|weight| tensor::layer_norm_backward(&x, &weight, epsilon, dy)).transpose()?;
-            let (dweight, dbias) = if wanted.contains(&true) {
-                let (dweight, dbias) = tensor::layer_norm_parameter_gradients(&x, epsilon, dy)?;
-                (wanted[0].then_some(dweight), wanted[1].then_some(dbias))
-            } else {
-                (None, None)
-            };
-            Ok(vec![dx, dweight, dbias])
+        let parameters_wanted = weight.requires_gradient() || bias.requires_gradient();
+        Ok(record_accumulating("layer_norm", &[self, weight, bias], output, move |dy, totals| {
+            if let Some(weight) = for_x {
+                totals.update(0, |total| tensor::layer_norm_backward(&x, &weight, epsilon, &dy, total))?;
+            }
+            if parameters_wanted {
+                let (dweight, dbias) = tensor::layer_norm_parameter_gradients(&x, epsilon, &dy)?;
+                totals.add(1, dweight)?;
+                totals.add(2, dbias)?;
+            }
+            Ok(())
         }))
     }
 }
@@ -52,7 +58,7 @@ impl Var {
 mod tests {
     use tensor::testing::on_each_backend;
 
-    use crate::check::{check_gradients, random_cases};
+    use crate::check::{TestRandom, check_gradients, random_cases};
 
     on_each_backend! {
         fn derivatives(device) {
@@ -67,6 +73,15 @@ mod tests {
                     v[0].affine(2.0, 0.0)?.layer_norm(&v[1], &v[2], 0.1)
                 })
             });
+        }
+
+        fn gradients_that_go_around_a_norm_are_added(device) {
+            check_gradients("x + norm(x)", device, &mut TestRandom::new(7), &[&[2, 3, 5], &[5], &[5]], |v| {
+                let x = v[0].affine(2.0, 0.0)?;
+                let x = x.add(&x.rms_norm(&v[1], 1e-2)?)?;
+                x.add(&x.layer_norm(&v[1], &v[2], 0.1)?)
+            })
+            .unwrap();
         }
     }
 }

@@ -23,6 +23,8 @@ var<immediate> params: Params;
 override TEAM: u32;
 // Layer normalisation; otherwise RMS normalisation.
 override CENTRED: bool;
+// dx is added to what is there already.
+override ADD: bool;
 
 // Elements that an invocation sums before the result joins its total, so that long rows lose no digits.
 const BLOCK: u32 = 64u;
@@ -80,7 +82,12 @@ fn main(
 
     for (var i = lane; i < columns; i += TEAM) {
         let g = upstream[upstream_start + i] * weight[params.weight_offset + i];
-        out[start + i] = scale * (g - means.y - (x[x_start + i] - means.x) * slope);
+        let dx = scale * (g - means.y - (x[x_start + i] - means.x) * slope);
+        if (ADD) {
+            out[start + i] += dx;
+        } else {
+            out[start + i] = dx;
+        }
     }
 }
 

@@ -36,7 +36,14 @@ pub(super) fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilo
     Ok(Tensor::from_cpu_vec(*x.shape(), out))
 }
 
-pub(super) fn backward(x: &Tensor, weight: &Tensor, epsilon: f32, upstream: &Tensor, norm: Norm) -> Result<Tensor> {
+pub(super) fn backward(
+    x: &Tensor,
+    weight: &Tensor,
+    epsilon: f32,
+    upstream: &Tensor,
+    total: Option<Tensor>,
+    norm: Norm,
+) -> Result<Tensor> {
     let (source, weight, upstream) = (x.cpu_slice::<f32>()?, weight.cpu_slice::<f32>()?, upstream.cpu_slice::<f32>()?);
     let columns = weight.len();
     let mut out = cpu().scratch::<f32>(source.len());
@@ -51,7 +58,8 @@ pub(super) fn backward(x: &Tensor, weight: &Tensor, epsilon: f32, upstream: &Ten
             *dx = scale * (dy * w - mean_g - (x - mean) * scale * mean_gx);
         }
     });
-    Ok(Tensor::from_cpu_vec(*x.shape(), out))
+    let dx = Tensor::from_cpu_vec(*x.shape(), out);
+    total.map_or(Ok(dx.clone()), |total| total.add(&dx))
 }
 
 /// `[1 or 2, hidden]`: the weight's gradient, and for layer normalisation the bias's.

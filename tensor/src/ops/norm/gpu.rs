@@ -70,21 +70,24 @@ pub(super) fn forward(
     Ok(out)
 }
 
+/// `total` is alone in its storage.
 pub(super) fn backward(
     gpu: &Gpu,
     x: &Tensor,
     weight: &Tensor,
     epsilon: f32,
     upstream: &Tensor,
-    norm: Norm,
-    name: &'static str,
+    total: Option<Tensor>,
+    (norm, name): (Norm, &'static str),
 ) -> Result<Tensor> {
-    let out = Tensor::uninitialised(x.device(), name, *x.shape(), DType::F32)?;
+    let add = total.is_some();
+    let out = total.map_or_else(|| Tensor::uninitialised(x.device(), name, *x.shape(), DType::F32), Ok)?;
     let params = Params::new(x, weight, upstream, epsilon);
     let team = row_team(params.columns as usize);
     Dispatch::new("norm_backward", "main", Source::Wgsl(include_str!("backward.wgsl")))
         .constant("TEAM", team as f64)
         .constant("CENTRED", flag(norm.is_centred()))
+        .constant("ADD", flag(add))
         .read(x)
         .read(weight)
         .read(upstream)

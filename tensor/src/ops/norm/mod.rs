@@ -50,13 +50,20 @@ impl Tensor {
 }
 
 /// Gradient of [`Tensor::rms_norm`] with respect to x, of x's shape: with r = 1/√(mean(x²) + epsilon), x̂ = x·r and
-/// g = upstream·weight, `dx = r·(g − x̂·mean(g·x̂))`.
+/// g = upstream·weight, `dx = r·(g − x̂·mean(g·x̂))`; plus `total`, the gradient that x has from elsewhere. The sum is formed
+/// in place when the handle of `total` is the only holder of its elements.
 ///
 /// # Errors
-/// [`TensorError::Shape`] when `upstream` does not have x's shape or `weight` is not `[hidden]`, otherwise as
+/// [`TensorError::Shape`] when `upstream` or `total` does not have x's shape or `weight` is not `[hidden]`, otherwise as
 /// [`Tensor::rms_norm`].
-pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, epsilon: f32, upstream: &Tensor) -> Result<Tensor> {
-    backward(x, weight, epsilon, upstream, Norm::RootMeanSquare, "rms_norm_backward")
+pub fn rms_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    epsilon: f32,
+    upstream: &Tensor,
+    total: Option<Tensor>,
+) -> Result<Tensor> {
+    backward(x, weight, epsilon, upstream, total, (Norm::RootMeanSquare, "rms_norm_backward"))
 }
 
 /// Gradient of [`Tensor::rms_norm`] with respect to the weight, `[hidden]`: `Σ upstream·x̂` over all rows.
@@ -68,12 +75,19 @@ pub fn rms_norm_weight_gradient(x: &Tensor, epsilon: f32, upstream: &Tensor) -> 
 }
 
 /// Gradient of [`Tensor::layer_norm`] with respect to x, of x's shape: with r = 1/√(variance(x) + epsilon),
-/// x̂ = (x − mean(x))·r and g = upstream·weight, `dx = r·(g − mean(g) − x̂·mean(g·x̂))`.
+/// x̂ = (x − mean(x))·r and g = upstream·weight, `dx = r·(g − mean(g) − x̂·mean(g·x̂))`; plus `total` as in
+/// [`rms_norm_backward`].
 ///
 /// # Errors
 /// As [`rms_norm_backward`].
-pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, epsilon: f32, upstream: &Tensor) -> Result<Tensor> {
-    backward(x, weight, epsilon, upstream, Norm::Layer, "layer_norm_backward")
+pub fn layer_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    epsilon: f32,
+    upstream: &Tensor,
+    total: Option<Tensor>,
+) -> Result<Tensor> {
+    backward(x, weight, epsilon, upstream, total, (Norm::Layer, "layer_norm_backward"))
 }
 
 /// Gradients of [`Tensor::layer_norm`] with respect to weight and bias, each `[hidden]`: `Σ upstream·x̂` and
@@ -113,19 +127,24 @@ fn backward(
     weight: &Tensor,
     epsilon: f32,
     upstream: &Tensor,
-    norm: Norm,
-    name: &'static str,
+    mut total: Option<Tensor>,
+    (norm, name): (Norm, &'static str),
 ) -> Result<Tensor> {
     let hidden = checked_hidden(x, name)?;
     check_operand(x, weight, &[hidden], name)?;
-    check_operand(x, upstream, x.shape(), name)?;
+    for operand in [Some(upstream), total.as_ref()].into_iter().flatten() {
+        check_operand(x, operand, x.shape(), name)?;
+    }
     if x.elements() == 0 {
         return Tensor::zeros(x.device(), x.shape(), DType::F32);
     }
     let (x, weight, upstream) = (x.contiguous()?, weight.contiguous()?, upstream.contiguous()?);
     match x.device().backend() {
-        Backend::Cpu => cpu::backward(&x, &weight, epsilon, &upstream, norm),
-        Backend::Gpu(device) => gpu::backward(device, &x, &weight, epsilon, &upstream, norm, name),
+        Backend::Cpu => cpu::backward(&x, &weight, epsilon, &upstream, total, norm),
+        Backend::Gpu(device) => {
+            total.as_mut().map(Tensor::make_unique).transpose()?;
+            gpu::backward(device, &x, &weight, epsilon, &upstream, total, (norm, name))
+        }
     }
 }
 

@@ -66,6 +66,10 @@ fn reference(case: &Case, centred: bool) -> Reference {
     out
 }
 
+fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
 on_each_backend! {
     fn rms_norm_agrees_with_f64(device) {
         check(case(), |case| {
@@ -73,9 +77,12 @@ on_each_backend! {
             let (x, weight, dy) = (case.x.build(device), case.weight.build(device), case.upstream.build(device));
             let hidden = case.weight.shape();
             assert_close("y", &x.rms_norm(&weight, EPSILON)?, case.x.shape(), &want.y, 3e-6, 1e-6)?;
-            let dx = rms_norm_backward(&x, &weight, EPSILON, &dy)?;
+            let dx = rms_norm_backward(&x, &weight, EPSILON, &dy, None)?;
             // One column with a small x: r is up to 1/√ε and cancels.
             assert_close("dx", &dx, case.x.shape(), &want.dx, 1e-5, 2e-4)?;
+            let added = rms_norm_backward(&x, &weight, EPSILON, &dy, Some(x.clone()))?;
+            assert_close("x + dx", &added, case.x.shape(), &sum(&case.x.values(), &want.dx), 1e-5, 2e-4)?;
+            assert_close("x, which others hold", &x, case.x.shape(), &case.x.values(), 0.0, 0.0)?;
             let dweight = rms_norm_weight_gradient(&x, EPSILON, &dy)?;
             assert_close("dweight", &dweight, hidden, &want.dweight, 1e-5, 1e-4)
         });
@@ -88,8 +95,11 @@ on_each_backend! {
             let dy = case.upstream.build(device);
             let hidden = case.weight.shape();
             assert_close("y", &x.layer_norm(&weight, &bias, EPSILON)?, case.x.shape(), &want.y, 5e-6, 2e-5)?;
-            let dx = layer_norm_backward(&x, &weight, EPSILON, &dy)?;
+            let dx = layer_norm_backward(&x, &weight, EPSILON, &dy, None)?;
             assert_close("dx", &dx, case.x.shape(), &want.dx, 1e-5, 5e-4)?;
+            let added = layer_norm_backward(&x, &weight, EPSILON, &dy, Some(dy.affine(2.0, 0.0)?))?;
+            let twice = case.upstream.clone().map(|dy| 2.0 * dy).values();
+            assert_close("2·dy + dx", &added, case.x.shape(), &sum(&twice, &want.dx), 1e-5, 5e-4)?;
             let (dweight, dbias) = layer_norm_parameter_gradients(&x, EPSILON, &dy)?;
             assert_close("dweight", &dweight, hidden, &want.dweight, 1e-5, 2e-4)?;
             assert_close("dbias", &dbias, hidden, &want.dbias, 1e-5, 1e-4)
@@ -111,7 +121,7 @@ on_each_backend! {
             };
             let backward = if centred { layer_norm_backward } else { rms_norm_backward };
             let (at, weight) = (tensor(&[rows, hidden], &x).unwrap(), tensor(&[hidden], &w).unwrap());
-            let got = backward(&at, &weight, EPSILON, &tensor(&[rows, hidden], &dy).unwrap()).unwrap();
+            let got = backward(&at, &weight, EPSILON, &tensor(&[rows, hidden], &dy).unwrap(), None).unwrap();
             for (i, got) in got.to_vec::<f32>().unwrap().into_iter().enumerate() {
                 let (mut up, mut down) = (x.clone(), x.clone());
                 up[i] += step;
@@ -173,7 +183,10 @@ fn every_variant_is_valid_wgsl() {
         for lanes in [1.0, 2.0, 32.0, 256.0] {
             let constants = [("TEAM", lanes), ("CENTRED", centred)];
             crate::gpu::validate("norm", include_str!("kernel.wgsl"), &constants);
-            crate::gpu::validate("norm_backward", include_str!("backward.wgsl"), &constants);
+            for add in [0.0, 1.0] {
+                let constants = [constants[0], constants[1], ("ADD", add)];
+                crate::gpu::validate("norm_backward", include_str!("backward.wgsl"), &constants);
+            }
             crate::gpu::validate("norm_statistics", include_str!("statistics.wgsl"), &constants);
             let constants = [("COLUMN_LANES", lanes), ("CENTRED", centred)];
             let source = include_str!("parameter_gradients.wgsl");
