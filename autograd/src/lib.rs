@@ -28,12 +28,14 @@
 //! checking rules of your own against finite differences. Errors are those of the `tensor` crate.
 #![forbid(unsafe_code)]
 
+mod accumulation;
 mod checkpoint;
 mod clip;
 mod finite;
 mod gradients;
 mod optimizer;
 mod parameters;
+mod rounded;
 mod rules;
 mod schedule;
 mod tape;
@@ -44,15 +46,17 @@ mod var;
 #[cfg(any(test, feature = "testing"))]
 pub mod check;
 
+pub use accumulation::{Gradient, Totals};
 pub use clip::clip_by_global_norm;
 pub use finite::{NonFinite, first_non_finite};
 pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig, MomentsMut, Optimizer, Sgd, SgdConfig};
 pub use parameters::Parameters;
+pub use rounded::{KeptRows, Operand, RoundedVar};
 pub use rules::{
     DisentangledConfig, biased_linear_cross_entropy, cross_entropy, linear_cross_entropy, mse_loss, select_where,
 };
 pub use schedule::{Decay, Schedule};
-pub use tape::{Tape, Totals, record, record_accumulating};
+pub use tape::{Tape, TapeInput, record, record_accumulating};
 pub use tensor::{Result, TensorError};
 pub use var::Var;

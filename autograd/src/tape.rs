@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tensor::{DType, Result, Shape, Tensor, TensorError};
 
+use crate::accumulation::{Gradient, Totals};
 use crate::finite;
 use crate::gradients::Gradients;
-use crate::var::Var;
+use crate::var::{Place, Var};
 
 /// Records operations on [`Var`]s, then turns the record into gradients. Cloning gives another handle to the same
 /// tape; a tape belongs to one thread.
@@ -44,6 +45,25 @@ struct Node {
     backward: Backward,
 }
 
+/// What an operation can be recorded of.
+pub trait TapeInput {
+    /// Where it stands on a tape.
+    fn place(&self) -> Option<&Place>;
+
+    /// Its shape, which is its gradient's.
+    fn input_shape(&self) -> &Shape;
+}
+
+impl<T: TapeInput> TapeInput for &T {
+    fn place(&self) -> Option<&Place> {
+        (*self).place()
+    }
+
+    fn input_shape(&self) -> &Shape {
+        (*self).input_shape()
+    }
+}
+
 /// An input of a node. Refers to the tape by number, since a handle would keep the tape alive for ever.
 #[derive(Clone, Copy)]
 struct Edge {
@@ -55,7 +75,7 @@ struct Edge {
 type Rule = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
 /// From the upstream gradient and what each input has gathered so far to the new totals of the inputs. Gradients of
 /// leaves inside a segment are added to those gathered so far.
-type Accumulation = Box<dyn FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>>>;
+type Accumulation = Box<dyn FnOnce(Gradient, Vec<Option<Gradient>>, &mut Gradients) -> Result<Vec<Option<Gradient>>>>;
 
 enum Backward {
     Leaf(String),
@@ -123,7 +143,7 @@ impl Tape {
             }
         };
         drop(state);
-        Var::at(tensor.clone(), self, index)
+        Var::from_parts(tensor.clone(), Some(Place { tape: self.clone(), index }))
     }
 
     /// Records one operation: `backward` maps the gradient of the output to one gradient for each input, `None` where
@@ -141,7 +161,7 @@ impl Tape {
         if !self.is_recording() || !inputs.iter().any(|input| input.requires_gradient()) {
             return Var::constant(output);
         }
-        self.push(operation, inputs, output, Backward::Rule(Box::new(backward)))
+        Var::from_parts(output, Some(self.push(operation, inputs, Backward::Rule(Box::new(backward)))))
     }
 
     /// As [`Tape::record`], for a rule that adds to what its inputs have gathered so far, as kernels can at no cost:
@@ -150,21 +170,32 @@ impl Tape {
     ///
     /// An input's gradient is the sum of the contributions in the order in which rules run, and within a rule in the order
     /// in which it adds them.
-    pub fn record_accumulating<F>(&self, operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
+    pub fn record_accumulating<I, F>(&self, operation: &'static str, inputs: &[I], output: Tensor, backward: F) -> Var
     where
-        F: FnOnce(Tensor, &mut Totals) -> Result<()> + 'static,
+        I: TapeInput,
+        F: FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     {
         finite::look(operation, false, &output);
-        if !self.is_recording() || !inputs.iter().any(|input| input.requires_gradient()) {
-            return Var::constant(output);
+        Var::from_parts(output, self.place_of(operation, inputs, backward))
+    }
+
+    /// The place of an operation's output, if a gradient is wanted for it.
+    fn place_of<I, F>(&self, operation: &'static str, inputs: &[I], backward: F) -> Option<Place>
+    where
+        I: TapeInput,
+        F: FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
+    {
+        if !self.is_recording() || !inputs.iter().any(|input| input.place().is_some()) {
+            return None;
         }
         let rule = move |dy, totals, _: &mut Gradients| {
-            let mut totals = Totals { operation, by_input: totals };
+            let mut totals = Totals::new(operation, totals);
             backward(dy, &mut totals)?;
-            totals.by_input.iter().flatten().for_each(|total| finite::look(operation, true, total));
-            Ok(totals.by_input)
+            let totals = totals.into_inner();
+            totals.iter().flatten().for_each(|total| total.look(operation));
+            Ok(totals)
         };
-        self.push(operation, inputs, output, Backward::Accumulating(Box::new(rule)))
+        Some(self.push(operation, inputs, Backward::Accumulating(Box::new(rule))))
     }
 
     /// Records a segment that is computed again in the backward pass.
@@ -172,12 +203,18 @@ impl Tape {
     where
         F: FnOnce(Tensor, Vec<Option<Tensor>>, &mut Gradients) -> Result<Vec<Option<Tensor>>> + 'static,
     {
-        self.push("checkpoint", inputs, output, Backward::Accumulating(Box::new(backward)))
+        let backward = move |dy: Gradient, totals: Vec<Option<Gradient>>, leaves: &mut _| {
+            let exact = |total: Option<Gradient>| total.map(Gradient::into_tensor).transpose();
+            let totals = backward(dy.into_tensor()?, totals.into_iter().map(exact).collect::<Result<_>>()?, leaves)?;
+            Ok(totals.into_iter().map(|total| total.map(Gradient::from)).collect())
+        };
+        Var::from_parts(output, Some(self.push("checkpoint", inputs, Backward::Accumulating(Box::new(backward)))))
     }
 
     /// A variable that stands for input `position` of a segment.
     pub(crate) fn segment_input(&self, position: usize, tensor: &Tensor) -> Var {
-        self.push("input", &[], tensor.clone(), Backward::Input(position))
+        let place = self.push::<&Var>("input", &[], Backward::Input(position));
+        Var::from_parts(tensor.clone(), Some(place))
     }
 
     /// True when a leaf was asked for since the tape was made.
@@ -185,14 +222,14 @@ impl Tape {
         self.state.borrow().leaf_requested
     }
 
-    fn push(&self, operation: &'static str, inputs: &[&Var], output: Tensor, backward: Backward) -> Var {
-        let edge = |input: &&Var| {
-            let place = input.place.as_ref()?;
-            Some(Edge { tape: place.tape.identity(), index: place.index, shape: *input.shape() })
+    fn push<I: TapeInput>(&self, operation: &'static str, inputs: &[I], backward: Backward) -> Place {
+        let edge = |input: &I| {
+            let place = input.place()?;
+            Some(Edge { tape: place.tape.identity(), index: place.index, shape: *input.input_shape() })
         };
         let inputs = inputs.iter().map(edge).collect();
         let index = self.state.borrow_mut().push(operation, inputs, backward);
-        Var::at(output, self, index)
+        Place { tape: self.clone(), index }
     }
 
     fn identity(&self) -> u64 {
@@ -249,41 +286,6 @@ impl Tape {
     }
 }
 
-/// What the inputs of an operation have gathered so far in a backward pass, for a rule that adds to it; inputs are counted
-/// in the order of [`Tape::record_accumulating`]. What a rule adds for an input that requires no gradient goes nowhere.
-pub struct Totals {
-    operation: &'static str,
-    by_input: Vec<Option<Tensor>>,
-}
-
-impl Totals {
-    /// Adds a gradient of the input's shape.
-    ///
-    /// # Errors
-    /// As [`Totals::update`]; otherwise those of the sum.
-    pub fn add(&mut self, input: usize, gradient: Tensor) -> Result<()> {
-        self.update(input, |total| match total {
-            Some(total) => total.add(&gradient),
-            None => Ok(gradient),
-        })
-    }
-
-    /// Replaces the total (`None` where nothing was gathered) by what `sum` makes of it: the total and a contribution.
-    ///
-    /// # Errors
-    /// [`TensorError::InvalidArgument`] where the operation has no such input; what `sum` returns.
-    pub fn update(&mut self, input: usize, sum: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
-        let Some(total) = self.by_input.get_mut(input) else {
-            return Err(misuse(
-                self.operation,
-                format!("the rule has a gradient for input {input}, which there is not"),
-            ));
-        };
-        *total = Some(sum(total.take())?);
-        Ok(())
-    }
-}
-
 impl State {
     fn push(&mut self, operation: &'static str, inputs: Vec<Option<Edge>>, backward: Backward) -> u64 {
         self.nodes.push(Node { operation, inputs, backward });
@@ -305,7 +307,7 @@ struct Walk<'a> {
     first: u64,
     nodes: Vec<Node>,
     /// What has been gathered so far for each node that is still there, except leaves.
-    pending: Vec<Option<Tensor>>,
+    pending: Vec<Option<Gradient>>,
     totals: Vec<Option<Tensor>>,
     leaves: &'a mut Gradients,
 }
@@ -321,16 +323,16 @@ impl<'a> Walk<'a> {
         let last = self.position("backward", &output)?;
         self.nodes.truncate(last + 1);
         self.pending.truncate(last + 1);
-        self.deposit("backward", &output, upstream)?;
+        self.deposit("backward", &output, upstream.into())?;
         while let (Some(node), Some(upstream)) = (self.nodes.pop(), self.pending.pop()) {
             let Some(upstream) = upstream else { continue };
             let gradients = match node.backward {
                 // Both receive their contributions in `deposit` already.
                 Backward::Leaf(_) | Backward::Input(_) => continue,
                 Backward::Rule(rule) => {
-                    let gradients = rule(&upstream)?;
+                    let gradients = rule(&upstream.into_tensor()?)?;
                     gradients.iter().flatten().for_each(|gradient| finite::look(node.operation, true, gradient));
-                    gradients
+                    gradients.into_iter().map(|gradient| gradient.map(Gradient::from)).collect()
                 }
                 Backward::Accumulating(rule) => {
                     let totals = node.inputs.iter().map(|edge| self.withdraw(edge.as_ref())).collect();
@@ -361,31 +363,32 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn deposit(&mut self, operation: &'static str, edge: &Edge, gradient: Tensor) -> Result<()> {
+    fn deposit(&mut self, operation: &'static str, edge: &Edge, gradient: Gradient) -> Result<()> {
         let position = self.position(operation, edge)?;
         if gradient.shape() != &edge.shape {
             let expected = format!("a gradient of shape {}", edge.shape);
             return Err(TensorError::Shape { operation, expected, found: *gradient.shape() });
         }
         let total = match &self.nodes[position].backward {
-            Backward::Leaf(name) => return self.leaves.add(name, gradient),
-            Backward::Input(input) => &mut self.totals[*input],
+            Backward::Leaf(name) => return self.leaves.add(name, gradient.into_tensor()?),
+            Backward::Input(input) => {
+                let total = self.totals[*input].take().map(Gradient::from);
+                self.totals[*input] = Some(gradient.added_to(total)?.into_tensor()?);
+                return Ok(());
+            }
             Backward::Rule(_) | Backward::Accumulating(_) => &mut self.pending[position],
         };
-        *total = Some(match total.take() {
-            Some(total) => total.add(&gradient)?,
-            None => gradient,
-        });
+        *total = Some(gradient.added_to(total.take())?);
         Ok(())
     }
 
     /// Takes out what an input has gathered so far, for a rule that adds to it and returns the total.
-    fn withdraw(&mut self, edge: Option<&Edge>) -> Option<Tensor> {
+    fn withdraw(&mut self, edge: Option<&Edge>) -> Option<Gradient> {
         // An edge that leads nowhere is reported when the total is deposited.
         let position = self.position("checkpoint", edge?).ok()?;
         match &self.nodes[position].backward {
-            Backward::Leaf(name) => self.leaves.remove(name),
-            Backward::Input(input) => self.totals[*input].take(),
+            Backward::Leaf(name) => self.leaves.remove(name).map(Gradient::from),
+            Backward::Input(input) => self.totals[*input].take().map(Gradient::from),
             Backward::Rule(_) | Backward::Accumulating(_) => self.pending[position].take(),
         }
     }
@@ -407,17 +410,22 @@ where
 }
 
 /// As [`record()`], for a rule that adds to what its inputs have gathered; see [`Tape::record_accumulating`].
-pub fn record_accumulating<F>(operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
+pub fn record_accumulating<I, F>(operation: &'static str, inputs: &[I], output: Tensor, backward: F) -> Var
 where
-    F: FnOnce(Tensor, &mut Totals) -> Result<()> + 'static,
+    I: TapeInput,
+    F: FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
 {
-    match inputs.iter().find_map(|input| input.place.as_ref()) {
-        Some(place) => place.tape.record_accumulating(operation, inputs, output, backward),
-        None => {
-            finite::look(operation, false, &output);
-            Var::constant(output)
-        }
-    }
+    finite::look(operation, false, &output);
+    Var::from_parts(output, record_place(operation, inputs, backward))
+}
+
+/// The place of an operation's output on the tape of its inputs, if a gradient is wanted for it.
+pub(crate) fn record_place<I, F>(operation: &'static str, inputs: &[I], backward: F) -> Option<Place>
+where
+    I: TapeInput,
+    F: FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
+{
+    inputs.iter().find_map(TapeInput::place)?.tape.place_of(operation, inputs, backward)
 }
 
 pub(crate) fn misuse(operation: &'static str, message: impl Into<String>) -> TensorError {

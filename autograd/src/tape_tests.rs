@@ -108,6 +108,7 @@ fn an_accumulating_rule_gets_what_its_inputs_have_gathered() {
     let (seven, nothing) = (ones.affine(7.0, 0.0).unwrap(), Var::constant(ones.clone()));
     let y = record_accumulating("mine", &[&h, &w, &nothing, &h], ones.clone(), move |dy, totals| {
         totals.update(0, |total| total.expect("1 was gathered").add(&seven))?;
+        let dy = dy.into_tensor()?;
         totals.update(1, |total| Ok(total.map_or(dy.clone(), |_| panic!("nothing was gathered"))))?;
         totals.update(3, |total| Ok(total.map_or(dy.clone(), |_| panic!("the first mention has the total"))))?;
         totals.add(3, dy)
@@ -118,10 +119,10 @@ fn an_accumulating_rule_gets_what_its_inputs_have_gathered() {
     assert_eq!(gradients.get("w").unwrap().to_vec::<f32>().unwrap(), [1.0; 2]);
 
     let w = tape.leaf("w", &ones);
-    let y = record_accumulating("mine", &[&w], ones.clone(), |dy, totals| totals.add(1, dy));
+    let y = record_accumulating("mine", &[&w], ones.clone(), |dy, totals| totals.add(1, dy.into_tensor()?));
     let expected = "mine: the rule has a gradient for input 1, which there is not";
     assert_eq!(message(tape.backward_from(&y, ones.clone())), expected);
-    let constant = record_accumulating("mine", &[&nothing], ones, |dy, totals| totals.add(0, dy));
+    let constant = record_accumulating("mine", &[&nothing], ones, |dy, totals| totals.add(0, dy.into_tensor()?));
     assert!(!constant.requires_gradient() && tape.is_empty());
 }
 

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use tensor::{DType, Device, Result, RowScaled, Shape, Tensor};
 
-use crate::tape::Tape;
+use crate::accumulation::as_rows;
+use crate::tape::{Tape, TapeInput};
 
 /// A tensor that may be part of a recorded computation. Cloning is cheap.
 ///
@@ -20,8 +21,8 @@ pub struct Var {
 }
 
 /// A node of a tape, seen from a variable.
-#[derive(Clone)]
-pub(crate) struct Place {
+#[derive(Clone, Debug)]
+pub struct Place {
     pub tape: Tape,
     pub index: u64,
 }
@@ -30,10 +31,6 @@ impl Var {
     /// A value that no gradient is wanted for.
     pub fn constant(tensor: Tensor) -> Self {
         Self::from_parts(tensor, None)
-    }
-
-    pub(crate) fn at(tensor: Tensor, tape: &Tape, index: u64) -> Self {
-        Self::from_parts(tensor, Some(Place { tape: tape.clone(), index }))
     }
 
     /// The value.
@@ -63,8 +60,7 @@ impl Var {
         if let Some(rounded) = self.rounded.get() {
             return Ok(rounded.clone());
         }
-        let columns = self.shape().last().copied().unwrap_or(1);
-        let rounded = self.tensor.reshape(&[self.elements() / columns.max(1), columns])?.row_scaled()?;
+        let rounded = as_rows(&self.tensor)?.row_scaled()?;
         Ok(self.rounded.get_or_init(|| rounded).clone())
     }
 
@@ -101,6 +97,16 @@ impl Var {
     /// The device the value is on.
     pub fn device(&self) -> &Device {
         self.tensor.device()
+    }
+}
+
+impl TapeInput for Var {
+    fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    fn input_shape(&self) -> &Shape {
+        self.shape()
     }
 }
 

@@ -3,6 +3,8 @@
 use tensor::{Result, Shape};
 
 use super::{keep_if, record_unary};
+use crate::accumulation::{Gradient, Totals, as_rows};
+use crate::rounded::RoundedVar;
 use crate::tape::record;
 use crate::var::Var;
 
@@ -67,6 +69,24 @@ impl Var {
             (None, _) => Ok(vec![None, Some(gate.silu_mul(dy)?)]),
         }))
     }
+
+    /// As [`Var::silu_mul`] of two variables of one shape, in mixed precision: the result exists in 16 bits only, both inputs
+    /// are kept in 16 bits, from which the result is computed again where it is wanted in the backward pass, and both
+    /// gradients come rounded, as linear layers in mixed precision want them.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn silu_mul_rounded(&self, up: &Var) -> Result<RoundedVar> {
+        let shape = *self.shape();
+        let (product, kept) = as_rows(self.tensor())?.silu_mul_row_scaled(&as_rows(up.tensor())?)?;
+        let again = kept.clone();
+        let rule = move |dy: Gradient, totals: &mut Totals| {
+            let (dgate, dup) = kept.backward(&as_rows(&dy.into_tensor()?)?)?;
+            totals.add_rounded(0, dgate, &shape)?;
+            totals.add_rounded(1, dup, &shape)
+        };
+        Ok(RoundedVar::record("silu_mul_rounded", &[self, up], (product, shape), move || again.product(), rule))
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +94,8 @@ mod tests {
     use tensor::testing::on_each_backend;
 
     use super::*;
-    use crate::check::{check_gradients, random_cases};
+    use crate::check::{TestRandom, check_gradients, random_cases};
+    use crate::tape::Tape;
 
     type Function = fn(&Var) -> Result<Var>;
 
@@ -87,6 +108,30 @@ mod tests {
                     let shape = random.shape(2);
                     check_gradients(name, device, random, &[&shape], |v| function(&v[0].affine(3.0, 0.0)?))
                 });
+            }
+        }
+
+        /// Rounded to 16 bits, the function goes in steps: compared are the gradients of the exact unit.
+        fn rounded_gated_unit(device) {
+            let mut random = TestRandom::new(6);
+            let mut matrix = || random.tensor(device, &[2, 3, 40], -2.0, 2.0).unwrap();
+            let (gate, up, dy) = (matrix(), matrix(), matrix());
+            let run = |rounded: bool| {
+                let tape = Tape::new();
+                let (gate, up) = (tape.leaf("gate", &gate), tape.leaf("up", &up).affine(2.0, 0.0).unwrap());
+                let y = match rounded {
+                    true => gate.silu_mul_rounded(&up).unwrap().to_var().unwrap(),
+                    false => gate.silu_mul(&up).unwrap(),
+                };
+                // Rounded gradients meet exact ones where the gate is used again.
+                let y = y.add(&gate).unwrap();
+                let mut values = y.tensor().to_vec::<f32>().unwrap();
+                let gradients = tape.backward_from(&y, dy.clone()).unwrap();
+                values.extend(gradients.into_iter().flat_map(|(_, gradient)| gradient.to_vec::<f32>().unwrap()));
+                values
+            };
+            for (i, (rounded, exact)) in run(true).into_iter().zip(run(false)).enumerate() {
+                assert!((rounded - exact).abs() <= 1e-3 * exact.abs() + 2e-3, "{i}: {rounded} instead of {exact}");
             }
         }
 

@@ -153,7 +153,7 @@ mod tests {
             let mut random = TestRandom::new(6);
             let x = Var::constant(random.tensor(device, &[3, 4], -1.0, 1.0).unwrap());
             let weight = random.tensor(device, &[5, 4], -1.0, 1.0).unwrap().t().unwrap();
-            let weight = Var::at(weight, &Tape::new(), 0);
+            let weight = Tape::new().leaf("w", &weight);
             for alpha in [1.0, 2.0] {
                 let dy = random.tensor(device, &[3, 5], -1.0, 1.0).unwrap();
                 let (da, db) = Product::of(&x, &weight, alpha).backward(&dy).unwrap();

@@ -3,6 +3,8 @@
 use tensor::Result;
 
 use super::keep_if;
+use crate::accumulation::{Gradient, Totals};
+use crate::rounded::RoundedVar;
 use crate::tape::record_accumulating;
 use crate::var::Var;
 
@@ -16,18 +18,19 @@ impl Var {
     /// Those of the tensor operation.
     pub fn rms_norm(&self, weight: &Var, epsilon: f32) -> Result<Var> {
         let output = self.tensor().rms_norm(weight.tensor(), epsilon)?;
-        let x = self.tensor().clone();
-        let for_x = keep_if(self.requires_gradient(), weight);
-        let for_weight = weight.requires_gradient();
-        Ok(record_accumulating("rms_norm", &[self, weight], output, move |dy, totals| {
-            if let Some(weight) = for_x {
-                totals.update(0, |total| tensor::rms_norm_backward(&x, &weight, epsilon, &dy, total))?;
-            }
-            if for_weight {
-                totals.add(1, tensor::rms_norm_weight_gradient(&x, epsilon, &dy)?)?;
-            }
-            Ok(())
-        }))
+        Ok(record_accumulating("rms_norm", &[self, weight], output, rms_norm_rule(self, weight, epsilon)))
+    }
+
+    /// As [`Var::rms_norm`], with a result that exists in 16 bits only and is computed again, from x, where it is wanted in
+    /// the backward pass.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn rms_norm_rounded(&self, weight: &Var, epsilon: f32) -> Result<RoundedVar> {
+        let (x, w) = (self.tensor().clone(), weight.tensor().clone());
+        let norm = move || x.rms_norm_row_scaled(&w, epsilon);
+        let (output, rule) = ((norm()?, *self.shape()), rms_norm_rule(self, weight, epsilon));
+        Ok(RoundedVar::record("rms_norm_rounded", &[self, weight], output, norm, rule))
     }
 
     /// y = w·x̂ + b with x̂ = (x − mean(x))·r, r = 1/√(var(x) + epsilon);
@@ -41,6 +44,7 @@ impl Var {
         let for_x = keep_if(self.requires_gradient(), weight);
         let parameters_wanted = weight.requires_gradient() || bias.requires_gradient();
         Ok(record_accumulating("layer_norm", &[self, weight, bias], output, move |dy, totals| {
+            let dy = dy.into_tensor()?;
             if let Some(weight) = for_x {
                 totals.update(0, |total| tensor::layer_norm_backward(&x, &weight, epsilon, &dy, total))?;
             }
@@ -54,11 +58,29 @@ impl Var {
     }
 }
 
+/// The rule of both forms of the root-mean-square norm.
+fn rms_norm_rule(x: &Var, weight: &Var, epsilon: f32) -> impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static {
+    let for_x = keep_if(x.requires_gradient(), weight);
+    let for_weight = weight.requires_gradient();
+    let x = x.tensor().clone();
+    move |dy, totals| {
+        let dy = dy.into_tensor()?;
+        if let Some(weight) = for_x {
+            totals.update(0, |total| tensor::rms_norm_backward(&x, &weight, epsilon, &dy, total))?;
+        }
+        if for_weight {
+            totals.add(1, tensor::rms_norm_weight_gradient(&x, epsilon, &dy)?)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tensor::testing::on_each_backend;
 
     use crate::check::{TestRandom, check_gradients, random_cases};
+    use crate::tape::Tape;
 
     on_each_backend! {
         fn derivatives(device) {
@@ -73,6 +95,36 @@ mod tests {
                     v[0].affine(2.0, 0.0)?.layer_norm(&v[1], &v[2], 0.1)
                 })
             });
+        }
+
+        /// Rounded to 16 bits, the function goes in steps: compared are the gradients of the exact norm.
+        fn rounded_norms_have_the_same_gradients(device) {
+            let mut random = TestRandom::new(4);
+            let (x, weight) = (random.tensor(device, &[2, 3, 40], -3.0, 3.0).unwrap(), random.tensor(device, &[40], 0.5, 2.0));
+            let (weight, dy) = (weight.unwrap(), random.tensor(device, &[2, 3, 40], -1.0, 1.0).unwrap());
+            let run = |rounded: bool| {
+                let tape = Tape::new();
+                let (x, weight) = (tape.leaf("x", &x), tape.leaf("weight", &weight));
+                let y = match rounded {
+                    true => {
+                        let y = x.rms_norm_rounded(&weight, 1e-2).unwrap();
+                        let again = y.kept().rows().unwrap();
+                        assert_eq!(again.values().to_vec::<tensor::f16>(), y.rows().values().to_vec::<tensor::f16>());
+                        assert_eq!(y.shape()[..], [2, 3, 40]);
+                        y.to_var().unwrap()
+                    }
+                    false => x.rms_norm(&weight, 1e-2).unwrap(),
+                };
+                let mut values = y.tensor().to_vec::<f32>().unwrap();
+                let gradients = tape.backward_from(&y, dy.clone()).unwrap();
+                let gradients = gradients.into_iter().flat_map(|(_, gradient)| gradient.to_vec::<f32>().unwrap());
+                values.extend(gradients);
+                values
+            };
+            let (rounded, exact) = (run(true), run(false));
+            assert_eq!(rounded[240..], exact[240..], "gradients");
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 2048.0 + 1e-6;
+            assert!(rounded[..240].iter().zip(&exact).all(close), "{rounded:?} {exact:?}");
         }
 
         fn gradients_that_go_around_a_norm_are_added(device) {

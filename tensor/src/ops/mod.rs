@@ -36,7 +36,7 @@ pub use balance::{BalancePair, BalanceTarget, balance_in_place};
 pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward};
 pub use disentangled_attention::{DisentangledAttention, DisentangledOutput, PerOperand, RelativeBuckets};
 pub use embedding::embedding_gradient;
-pub use gated_unit::silu_mul_backward;
+pub use gated_unit::{RoundedGate, silu_mul_backward};
 pub use gather::{check_ids, scatter_add};
 pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
 pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_backward, rms_norm_weight_gradient};

@@ -1,10 +1,13 @@
 //! The gradient of silu(gate)·up, the gate of LLaMA's feed-forward layer, in one pass. The forward pass is
-//! [`Tensor::silu_mul`].
+//! [`Tensor::silu_mul`]; `rounded.rs` has both for mixed precision.
 
 mod cpu;
 mod gpu;
+mod rounded;
 #[cfg(test)]
 mod tests;
+
+pub use rounded::RoundedGate;
 
 use crate::device::Backend;
 use crate::dtype::DType;

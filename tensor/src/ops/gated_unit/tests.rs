@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use crate::testing::{assert_close, check, on_each_backend, recipe, recipe_of};
-use crate::{DType, Device, Tensor, silu_mul_backward};
+use crate::testing::{Recipe, assert_close, check, on_each_backend, recipe, recipe_of};
+use crate::{DType, Device, Result, RowScaled, Tensor, silu_mul_backward};
 
 on_each_backend! {
     fn agrees_with_f64(device) {
@@ -46,12 +46,80 @@ on_each_backend! {
     }
 }
 
+/// Two matrices and an upstream gradient, with rows of every magnitude a feed-forward layer may have.
+fn matrices() -> impl Strategy<Value = [Recipe; 3]> {
+    let columns = prop_oneof![1usize..=9, Just(64), Just(257), Just(1028)];
+    (0usize..=5, columns).prop_flat_map(|(rows, columns)| {
+        let shape = vec![rows, columns];
+        (recipe_of(shape.clone(), -9.0..9.0), recipe_of(shape.clone(), -300.0..300.0), recipe_of(shape, -1e-6..1e-6))
+            .prop_map(|(gate, up, upstream)| [gate, up, upstream])
+    })
+}
+
+/// Checks a rounded matrix: each element within 2⁻¹¹ of what it should be, or 2⁻²⁵ of the row's largest; `slack` is added
+/// to the first, and `absolute` to both.
+fn assert_rounded(what: &str, got: &RowScaled, shape: &[usize], want: &[f64], slack: f64, absolute: f64) -> Result<()> {
+    assert_eq!(got.shape()[..], *shape, "{what}");
+    let got = got.restored()?.to_vec::<f32>()?;
+    for (got, want) in got.chunks(shape[1]).zip(want.chunks(shape[1])) {
+        let largest = want.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        for (&got, &want) in got.iter().zip(want) {
+            let bound = (want.abs() * (2f64.powi(-11) + slack)).max(largest * 2f64.powi(-25)) + absolute;
+            assert!((f64::from(got) - want).abs() <= bound, "{what}: {got} for {want}, largest {largest}");
+        }
+    }
+    Ok(())
+}
+
+on_each_backend! {
+    fn in_sixteen_bits_it_agrees_with_f64(device) {
+        check(matrices(), |[gate, up, upstream]| {
+            let (shape, sigmoid) = (gate.shape(), |x: f64| 1.0 / (1.0 + (-x).exp()));
+            let (product, kept) = gate.build(device).silu_mul_row_scaled(&up.build(device))?;
+            let silu_mul = |x: &[f64], u: &[f64]| x.iter().zip(u).map(|(x, u)| x * sigmoid(*x) * u).collect::<Vec<_>>();
+            assert_rounded("product", &product, shape, &silu_mul(&gate.values(), &up.values()), 1e-5, 1e-6)?;
+
+            // What is kept is rounded; the rest follows from that.
+            let rounded = |recipe: &Recipe| -> Result<Vec<f64>> {
+                let restored = recipe.build(device).row_scaled()?.restored()?;
+                Ok(restored.to_vec::<f32>()?.into_iter().map(f64::from).collect())
+            };
+            let (x, u, dy) = (rounded(&gate)?, rounded(&up)?, upstream.values());
+            assert_rounded("product again", &kept.product()?, shape, &silu_mul(&x, &u), 1e-5, 1e-6)?;
+            let (for_gate, for_up) = kept.backward(&upstream.build(device))?;
+            let want = |i: usize| dy[i] * u[i] * sigmoid(x[i]) * (1.0 + x[i] * (1.0 - sigmoid(x[i])));
+            let want: Vec<f64> = (0..x.len()).map(want).collect();
+            assert_rounded("dgate", &for_gate, shape, &want, 1e-5, 1e-9)?;
+            let want: Vec<f64> = (0..x.len()).map(|i| dy[i] * x[i] * sigmoid(x[i])).collect();
+            assert_rounded("dup", &for_up, shape, &want, 1e-5, 1e-11)
+        });
+    }
+
+    fn rows_beyond_the_registers_are_read_again(device) {
+        let (rows, columns) = (3, 30_004);
+        let wave = |speed: f32| (0..rows * columns).map(|i| (i as f32 * speed).sin() * 3.0).collect::<Vec<f32>>();
+        let tensor = |speed| Tensor::from_slice(device, &[rows, columns], &wave(speed)).unwrap();
+        let (gate, up, dy) = (tensor(0.1), tensor(0.017), tensor(0.33));
+        let (product, kept) = gate.silu_mul_row_scaled(&up).unwrap();
+        let wide = |x: &Tensor| x.to_vec::<f32>().unwrap().into_iter().map(f64::from).collect::<Vec<_>>();
+        let exact = gate.silu_mul(&up).unwrap();
+        assert_rounded("product", &product, &[rows, columns], &wide(&exact), 1e-5, 1e-6).unwrap();
+        let (for_gate, for_up) = kept.backward(&dy).unwrap();
+        let (gate, up) = (gate.row_scaled().unwrap().restored().unwrap(), up.row_scaled().unwrap().restored().unwrap());
+        let want = silu_mul_backward(&gate, &up, &dy).unwrap();
+        assert_rounded("dgate", &for_gate, &[rows, columns], &wide(&want.0), 1e-5, 1e-5).unwrap();
+        assert_rounded("dup", &for_up, &[rows, columns], &wide(&want.1), 1e-5, 1e-5).unwrap();
+    }
+}
+
 #[test]
 fn other_shapes_are_refused() {
     let (a, b) = (Tensor::zeros(&Device::cpu(), &[2], DType::F32), Tensor::zeros(&Device::cpu(), &[1], DType::F32));
     let (a, b) = (a.unwrap(), b.unwrap());
     let message = silu_mul_backward(&a, &b, &a).unwrap_err().to_string();
     assert_eq!(message, "silu_mul_backward: expected [2], found shape [1]");
+    let message = a.silu_mul_row_scaled(&a).unwrap_err().to_string();
+    assert_eq!(message, "silu_mul_row_scaled: expected a matrix [rows, columns], found shape [2]");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Layout of generated WGSL, whose pieces are written flat.
 
 /// Indents every line by its depth of braces and parentheses that are open at its start.
-pub(super) fn indent(text: &str) -> String {
+pub(in crate::ops) fn indent(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 5 / 4);
     let mut depth = 0usize;
     for line in text.lines().map(str::trim_start) {

@@ -7,7 +7,7 @@ mod cooperative;
 mod cpu;
 mod generator;
 mod gpu;
-mod indent;
+pub(super) mod indent;
 mod selection;
 #[cfg(test)]
 mod tests;

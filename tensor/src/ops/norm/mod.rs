@@ -11,6 +11,7 @@ mod tests;
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
+use crate::ops::row_scaled::{RowInput, RowKernel, RowScaled};
 use crate::tensor::Tensor;
 
 /// Which normalisation.
@@ -37,6 +38,33 @@ impl Tensor {
     /// than f32, [`TensorError::DeviceMismatch`], or the device's own errors.
     pub fn rms_norm(&self, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
         forward(self, weight, None, epsilon, Norm::RootMeanSquare, "rms_norm")
+    }
+
+    /// As [`Tensor::rms_norm`], as a matrix of rows along the last axis that are rounded as [`Tensor::row_scaled`] does: one
+    /// pass over memory, and the result never exists in f32.
+    ///
+    /// # Errors
+    /// As [`Tensor::rms_norm`].
+    pub fn rms_norm_row_scaled(&self, weight: &Tensor, epsilon: f32) -> Result<RowScaled> {
+        const NAME: &str = "rms_norm_row_scaled";
+        let hidden = checked_hidden(self, NAME)?;
+        check_operand(self, weight, &[hidden], NAME)?;
+        let rows = self.shape()[..self.rank() - 1].iter().product();
+        match self.device().backend() {
+            Backend::Gpu(device) if self.elements() > 0 => {
+                let (x, weight) = (self.contiguous()?, weight.contiguous()?);
+                let kernel = RowKernel {
+                    name: NAME,
+                    text: include_str!("rounded.wgsl"),
+                    inputs: vec![("x", RowInput::Rows(&x)), ("weight", RowInput::Shared(&weight))],
+                    shape: [rows, hidden],
+                    epsilon,
+                };
+                let [rounded] = kernel.run(device)?;
+                Ok(rounded)
+            }
+            _ => self.rms_norm(weight, epsilon)?.reshape(&[rows, hidden])?.row_scaled(),
+        }
     }
 
     /// Layer normalisation over the last axis: `y = (x − mean(x)) / √(variance(x) + epsilon) · weight + bias` with the

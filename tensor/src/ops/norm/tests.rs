@@ -77,6 +77,13 @@ on_each_backend! {
             let (x, weight, dy) = (case.x.build(device), case.weight.build(device), case.upstream.build(device));
             let hidden = case.weight.shape();
             assert_close("y", &x.rms_norm(&weight, EPSILON)?, case.x.shape(), &want.y, 3e-6, 1e-6)?;
+            let rounded = x.rms_norm_row_scaled(&weight, EPSILON)?;
+            assert_eq!(rounded.shape()[..], [case.x.shape()[..case.x.shape().len() - 1].iter().product(), hidden[0]]);
+            let largest = |row: usize| want.y[row * hidden[0]..][..hidden[0]].iter().fold(0.0f64, |a, y| a.max(y.abs()));
+            for (i, y) in rounded.restored()?.to_vec::<f32>()?.into_iter().enumerate() {
+                let bound = (want.y[i].abs() * 2.01 * 2f64.powi(-12)).max(largest(i / hidden[0]) * 2f64.powi(-25)) + 1e-6;
+                assert!((f64::from(y) - want.y[i]).abs() <= bound, "rounded[{i}]: {y} instead of {}", want.y[i]);
+            }
             let dx = rms_norm_backward(&x, &weight, EPSILON, &dy, None)?;
             // One column with a small x: r is up to 1/√ε and cancels.
             assert_close("dx", &dx, case.x.shape(), &want.dx, 1e-5, 2e-4)?;

@@ -1,42 +1,118 @@
-//! Launch of `kernel.wgsl`.
+//! Launch of the generated kernels.
 
-use super::EXPONENTS;
+use super::generator::{Config, Form};
+use super::{EXPONENTS, RowScaled};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source, row_grid, row_team};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
+/// Inputs that a kernel can have.
+const MOST_INPUTS: usize = 3;
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Params {
     rows: u32,
     columns: u32,
-    stride: u32,
-    offset: u32,
+    vectors: u32,
     lowest: i32,
     highest: i32,
+    epsilon: f32,
+    offsets: [u32; MOST_INPUTS],
 }
 
-/// Neither axis is empty; `padded` has the rows' length in storage.
-pub(super) fn round(gpu: &Gpu, x: &Tensor, padded: Shape, name: &'static str) -> Result<(Tensor, Tensor)> {
-    let values = Tensor::uninitialised(x.device(), name, padded, DType::F16)?;
-    let scales = Tensor::uninitialised(x.device(), name, Shape::new(&[padded[0]])?, DType::F32)?;
-    let params = Params {
-        rows: padded[0] as u32,
-        columns: x.shape()[1] as u32,
-        stride: padded[1] as u32,
-        offset: x.layout.offset as u32,
-        lowest: EXPONENTS[0],
-        highest: EXPONENTS[1],
-    };
-    let team = row_team(padded[1]);
-    Dispatch::new(name, "main", Source::Wgsl(include_str!("kernel.wgsl")))
-        .constant("TEAM", team as f64)
-        .read(x)
-        .write(&values)
-        .write(&scales)
-        .params(&params)
-        .run(gpu, row_grid(padded[0], team))?;
-    Ok((values, scales))
+/// An input of a [`RowKernel`].
+pub(crate) enum RowInput<'a> {
+    /// Contiguous f32 rows.
+    Rows(&'a Tensor),
+    /// One contiguous f32 row that all rows are combined with.
+    Shared(&'a Tensor),
+    /// Rounded rows.
+    Rounded(&'a RowScaled),
+}
+
+/// A kernel that computes rows and rounds them; [`Config`] says what its text consists of.
+pub(crate) struct RowKernel<'a> {
+    pub name: &'static str,
+    pub text: &'static str,
+    /// With the names that the text's readers know them by; three at the most.
+    pub inputs: Vec<(&'static str, RowInput<'a>)>,
+    /// Rows and columns of each input and output; neither is 0.
+    pub shape: [usize; 2],
+    /// What the text calls `params.epsilon`.
+    pub epsilon: f32,
+}
+
+impl RowKernel<'_> {
+    /// Computes and rounds `N` matrices.
+    pub fn run<const N: usize>(&self, gpu: &Gpu) -> Result<[RowScaled; N]> {
+        let [rows, columns] = self.shape;
+        let device = match self.inputs[0].1 {
+            RowInput::Rows(x) | RowInput::Shared(x) => x.device(),
+            RowInput::Rounded(x) => x.device(),
+        };
+        let scales = Tensor::uninitialised(device, self.name, Shape::new(&[N, rows])?, DType::F32)?;
+        let mut outputs = Vec::with_capacity(N);
+        for output in 0..N {
+            let values = Tensor::uninitialised(device, self.name, super::padded(rows, columns)?, DType::F16)?;
+            outputs.push(RowScaled { values: values.slice(1, 0, columns)?, scales: scales.select(0, output)? });
+        }
+        self.launch(gpu, &outputs, &scales, gpu.cooperative.usable())?;
+        // Proof: the loop above made N of them.
+        Ok(outputs.try_into().expect("N matrices"))
+    }
+
+    fn launch(&self, gpu: &Gpu, outputs: &[RowScaled], scales: &Tensor, native: bool) -> Result<()> {
+        let [rows, columns] = self.shape;
+        let vectors = columns.div_ceil(super::ALIGNMENT);
+        let team = row_team(columns);
+        let mut offsets = [0; MOST_INPUTS];
+        let mut aligned = columns.is_multiple_of(super::ALIGNMENT);
+        let mut forms = Vec::with_capacity(MOST_INPUTS);
+        for (offset, (name, input)) in offsets.iter_mut().zip(&self.inputs) {
+            let (form, begin) = match input {
+                RowInput::Rows(x) => (Form::Rows, x.layout.offset),
+                RowInput::Shared(x) => (Form::Shared, x.layout.offset),
+                RowInput::Rounded(x) => (Form::Rounded, x.scales.layout.offset),
+            };
+            aligned &= form == Form::Rounded || begin.is_multiple_of(super::ALIGNMENT);
+            *offset = begin as u32;
+            forms.push((*name, form));
+        }
+        let config = Config {
+            inputs: &forms,
+            outputs: outputs.len(),
+            text: self.text,
+            vectors: vectors.div_ceil(team),
+            aligned,
+            native,
+        };
+        let params = Params {
+            rows: rows as u32,
+            columns: columns as u32,
+            vectors: vectors as u32,
+            lowest: EXPONENTS[0],
+            highest: EXPONENTS[1],
+            epsilon: self.epsilon,
+            offsets,
+        };
+        let wgsl = || config.wgsl();
+        // Inputs are bound as if they were written to, so that the driver keeps them in registers and does not read them
+        // again after the barriers.
+        let mut dispatch = Dispatch::new(format!("{}{}", self.name, config.suffix()), "main", Source::Generated(&wgsl))
+            .constant("TEAM", team as f64)
+            .params(&params);
+        for (_, input) in &self.inputs {
+            dispatch = match input {
+                RowInput::Rows(x) | RowInput::Shared(x) => dispatch.write(x),
+                RowInput::Rounded(x) => dispatch.write(&x.values).write(&x.scales),
+            };
+        }
+        for output in outputs {
+            dispatch = dispatch.write(&output.values);
+        }
+        dispatch.write(scales).run(gpu, row_grid(rows, team))
+    }
 }

@@ -7,11 +7,13 @@
 //! nothing here but the rows' powers: that is why training needs none.
 
 mod cpu;
+mod generator;
 mod gpu;
 #[cfg(test)]
 mod tests;
 
-use crate::device::Backend;
+pub(crate) use self::gpu::{RowInput, RowKernel};
+use crate::device::{Backend, Device};
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
 use crate::shape::Shape;
@@ -46,16 +48,27 @@ impl Tensor {
             let expected = "a matrix [rows, columns]".into();
             return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
         };
-        let padded = Shape::new(&[rows, columns.next_multiple_of(ALIGNMENT)])?;
+        if self.elements() == 0 {
+            return RowScaled::without_elements(self.device(), rows, columns);
+        }
         let x = self.contiguous()?;
-        let (values, scales) = match self.device().backend() {
-            _ if padded.elements() == 0 => {
-                (Tensor::zeros(self.device(), &padded, DType::F16)?, Tensor::ones(self.device(), &[rows], DType::F32)?)
+        match self.device().backend() {
+            Backend::Cpu => {
+                let (values, scales) = cpu::round(&x, padded(rows, columns)?)?;
+                Ok(RowScaled { values: values.slice(1, 0, columns)?, scales })
             }
-            Backend::Cpu => cpu::round(&x, padded)?,
-            Backend::Gpu(device) => gpu::round(device, &x, padded, NAME)?,
-        };
-        Ok(RowScaled { values: values.slice(1, 0, columns)?, scales })
+            Backend::Gpu(device) => {
+                let kernel = RowKernel {
+                    name: NAME,
+                    text: include_str!("kernels/identity.wgsl"),
+                    inputs: vec![("x", RowInput::Rows(&x))],
+                    shape: [rows, columns],
+                    epsilon: 0.0,
+                };
+                let [rounded] = kernel.run(device)?;
+                Ok(rounded)
+            }
+        }
     }
 
     /// The product with a matrix as mixed precision computes it: where `other` is f16, this matrix is rounded as well, see
@@ -68,7 +81,28 @@ impl Tensor {
     }
 }
 
+/// The shape in storage of `[rows, columns]`.
+fn padded(rows: usize, columns: usize) -> Result<Shape> {
+    Shape::new(&[rows, columns.next_multiple_of(ALIGNMENT)])
+}
+
 impl RowScaled {
+    /// A matrix without rows or without columns.
+    pub(crate) fn without_elements(device: &Device, rows: usize, columns: usize) -> Result<Self> {
+        let values = Tensor::zeros(device, &[rows, columns], DType::F16)?;
+        Ok(RowScaled { values, scales: Tensor::ones(device, &[rows], DType::F32)? })
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> &Shape {
+        self.values.shape()
+    }
+
+    /// The device the matrix is on.
+    pub fn device(&self) -> &Device {
+        self.values.device()
+    }
+
     /// The rounded elements, f16 `[rows, columns]`.
     pub fn values(&self) -> &Tensor {
         &self.values

@@ -105,7 +105,31 @@ fn backends_round_to_the_same_bits() {
     });
 }
 
+/// Every form of input and number of outputs, rows that stay in registers and rows that do not.
 #[test]
-fn the_kernel_is_valid_wgsl() {
-    crate::gpu::validate("row_scaled", include_str!("kernel.wgsl"), &[("TEAM", 64.0)]);
+fn every_kernel_is_valid_wgsl() {
+    use super::generator::{Config, Form};
+    const NORM: &str = include_str!("../norm/rounded.wgsl");
+    const GATE: &str = include_str!("../gated_unit/kernels/forward.wgsl");
+    const PRODUCT: &str = include_str!("../gated_unit/kernels/product.wgsl");
+    const GRADIENTS: &str = include_str!("../gated_unit/kernels/gradients.wgsl");
+    use Form::{Rounded, Rows, Shared};
+    type Kernel = (&'static str, &'static [(&'static str, Form)], usize);
+    let kernels: [Kernel; 5] = [
+        (include_str!("kernels/identity.wgsl"), &[("x", Rows)], 1),
+        (NORM, &[("x", Rows), ("weight", Shared)], 1),
+        (GATE, &[("gate", Rows), ("up", Rows)], 3),
+        (PRODUCT, &[("gate", Rounded), ("up", Rounded)], 1),
+        (GRADIENTS, &[("gate", Rounded), ("up", Rounded), ("upstream", Rows)], 2),
+    ];
+    for (text, inputs, outputs) in kernels {
+        for (vectors, aligned, native) in [(1, true, true), (4, false, false), (11, true, false), (100, false, true)] {
+            let wgsl = Config { inputs, outputs, text, vectors, aligned, native }.wgsl();
+            crate::gpu::validate("row_scaled", &wgsl, &[("TEAM", 64.0)]);
+        }
+    }
+    let norm = Config { inputs: kernels[1].1, outputs: 1, text: NORM, vectors: 2, aligned: true, native: false };
+    crate::gpu::assert_as_reviewed("row_scaled", "rms_norm_row_scaled_2_aligned", &norm.wgsl());
+    let gate = Config { inputs: kernels[4].1, outputs: 2, text: GRADIENTS, vectors: 100, aligned: false, native: true };
+    crate::gpu::assert_as_reviewed("row_scaled", "silu_mul_gradients_0_native", &gate.wgsl());
 }

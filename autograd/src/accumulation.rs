@@ -1,0 +1,136 @@
+//! What goes back along the tape: the gradient of an output as its rule gets it, and what the inputs have gathered so far.
+
+use tensor::{Result, RowScaled, Shape, Tensor, TensorError};
+
+use crate::finite;
+use crate::tape::misuse;
+
+/// A gradient on its way back: in f32, or as rows along its last axis in 16 bits ([`Tensor::row_scaled`]), where the rule that
+/// made it knows that the next one would round it anyway. Sums of gradients are f32.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    shape: Shape,
+    value: Value,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    Exact(Tensor),
+    Rounded(RowScaled),
+}
+
+impl Gradient {
+    /// A gradient of `shape` as rounded rows.
+    pub(crate) fn rounded(rows: RowScaled, shape: Shape) -> Self {
+        Gradient { shape, value: Value::Rounded(rows) }
+    }
+
+    /// The shape of what it is the gradient of.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The gradient in f32.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn into_tensor(self) -> Result<Tensor> {
+        match self.value {
+            Value::Exact(tensor) => Ok(tensor),
+            Value::Rounded(rows) => rows.restored()?.reshape(&self.shape),
+        }
+    }
+
+    /// The gradient as rows along its last axis (a scalar is one row), in 16 bits.
+    ///
+    /// # Errors
+    /// As [`Tensor::row_scaled`].
+    pub fn row_scaled(self) -> Result<RowScaled> {
+        match self.value {
+            Value::Exact(tensor) => as_rows(&tensor)?.row_scaled(),
+            Value::Rounded(rows) => Ok(rows),
+        }
+    }
+
+    /// This gradient, in f32, after `total`.
+    pub(crate) fn added_to(self, total: Option<Self>) -> Result<Self> {
+        match total {
+            Some(total) => Ok(total.into_tensor()?.add(&self.into_tensor()?)?.into()),
+            None => Ok(self),
+        }
+    }
+
+    /// Looks at the numbers, if somebody watches.
+    pub(crate) fn look(&self, operation: &'static str) {
+        match &self.value {
+            Value::Exact(tensor) => finite::look(operation, true, tensor),
+            Value::Rounded(rows) => finite::look(operation, true, rows.values()),
+        }
+    }
+}
+
+impl From<Tensor> for Gradient {
+    fn from(tensor: Tensor) -> Self {
+        Gradient { shape: *tensor.shape(), value: Value::Exact(tensor) }
+    }
+}
+
+/// A tensor as rows along its last axis; a scalar is one row.
+pub(crate) fn as_rows(tensor: &Tensor) -> Result<Tensor> {
+    let columns = tensor.shape().last().copied().unwrap_or(1);
+    let rows = tensor.shape().iter().rev().skip(1).product();
+    tensor.reshape(&[rows, columns])
+}
+
+/// What the inputs of an operation have gathered so far in a backward pass, for a rule that adds to it; inputs are counted
+/// in the order of [`crate::Tape::record_accumulating`]. What a rule adds for an input that requires no gradient goes nowhere.
+pub struct Totals {
+    operation: &'static str,
+    by_input: Vec<Option<Gradient>>,
+}
+
+impl Totals {
+    pub(crate) fn new(operation: &'static str, by_input: Vec<Option<Gradient>>) -> Self {
+        Totals { operation, by_input }
+    }
+
+    pub(crate) fn into_inner(self) -> Vec<Option<Gradient>> {
+        self.by_input
+    }
+
+    /// Adds a gradient of the input's shape.
+    ///
+    /// # Errors
+    /// As [`Totals::update`]; otherwise those of the sum.
+    pub fn add(&mut self, input: usize, gradient: Tensor) -> Result<()> {
+        self.put(input, |total| Gradient::from(gradient).added_to(total))
+    }
+
+    /// Adds a gradient of the input's shape `shape`, rounded to 16 bits; it stays so where it is the only contribution.
+    ///
+    /// # Errors
+    /// As [`Totals::add`].
+    pub fn add_rounded(&mut self, input: usize, rows: RowScaled, shape: &Shape) -> Result<()> {
+        self.put(input, |total| Gradient::rounded(rows, *shape).added_to(total))
+    }
+
+    /// Replaces the total (`None` where nothing was gathered) by what `sum` makes of it: the total and a contribution.
+    ///
+    /// # Errors
+    /// [`TensorError::InvalidArgument`] where the operation has no such input; what `sum` returns.
+    pub fn update(&mut self, input: usize, sum: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
+        self.put(input, |total| Ok(sum(total.map(Gradient::into_tensor).transpose()?)?.into()))
+    }
+
+    fn put(&mut self, input: usize, sum: impl FnOnce(Option<Gradient>) -> Result<Gradient>) -> Result<()> {
+        let Some(total) = self.by_input.get_mut(input) else {
+            return Err(self.no_such_input(input));
+        };
+        *total = Some(sum(total.take())?);
+        Ok(())
+    }
+
+    fn no_such_input(&self, input: usize) -> TensorError {
+        misuse(self.operation, format!("the rule has a gradient for input {input}, which there is not"))
+    }
+}

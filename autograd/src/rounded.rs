@@ -1,0 +1,244 @@
+//! Variables that exist in 16 bits only, for products in mixed precision.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::rc::Rc;
+
+use tensor::{Device, Result, RowScaled, Shape, Tensor};
+
+use crate::accumulation::{Gradient, Totals};
+use crate::tape::{TapeInput, record_accumulating, record_place};
+use crate::var::{Place, Var};
+
+/// A variable whose value is held as rows along its last axis in 16 bits ([`Tensor::row_scaled`]): what only products in
+/// mixed precision use need not exist in f32. Its gradient is f32. Cloning is cheap.
+///
+/// Rules keep its value by [`RoundedVar::kept`], which computes it again where that costs less than keeping it.
+#[derive(Clone, Debug)]
+pub struct RoundedVar {
+    rows: RowScaled,
+    shape: Shape,
+    place: Option<Place>,
+    kept: KeptRows,
+}
+
+/// Rounded rows as a rule keeps them for the backward pass: the rows themselves, or how to compute them again, which the
+/// first rule that asks does for all that share them.
+#[derive(Clone)]
+pub struct KeptRows(Kept);
+
+#[derive(Clone)]
+enum Kept {
+    Rows(Box<RowScaled>),
+    Again(Rc<Again>),
+}
+
+struct Again {
+    rows: OnceCell<RowScaled>,
+    compute: Box<dyn Fn() -> Result<RowScaled>>,
+}
+
+impl KeptRows {
+    /// The rows. Those that were computed again are freed with the last handle.
+    ///
+    /// # Errors
+    /// Those of computing them again.
+    pub fn rows(self) -> Result<RowScaled> {
+        match self.0 {
+            Kept::Rows(rows) => Ok(*rows),
+            Kept::Again(again) => match again.rows.get() {
+                Some(rows) => Ok(rows.clone()),
+                None => {
+                    let rows = (again.compute)()?;
+                    Ok(again.rows.get_or_init(|| rows).clone())
+                }
+            },
+        }
+    }
+}
+
+impl From<RowScaled> for KeptRows {
+    fn from(rows: RowScaled) -> Self {
+        KeptRows(Kept::Rows(Box::new(rows)))
+    }
+}
+
+impl fmt::Debug for KeptRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kept::Rows(_) => "KeptRows(as they are)",
+            Kept::Again(_) => "KeptRows(computed again)",
+        })
+    }
+}
+
+impl RoundedVar {
+    /// Records an operation whose result `rows` is a variable of `shape`; see [`crate::Tape::record_accumulating`]. `again`
+    /// must give the same rows once more.
+    pub(crate) fn record(
+        operation: &'static str,
+        inputs: &[&Var],
+        (rows, shape): (RowScaled, Shape),
+        again: impl Fn() -> Result<RowScaled> + 'static,
+        backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
+    ) -> Self {
+        crate::finite::look(operation, false, rows.values());
+        let place = record_place(operation, inputs, backward);
+        let again = Again { rows: OnceCell::new(), compute: Box::new(again) };
+        RoundedVar { rows, shape, place, kept: KeptRows(Kept::Again(Rc::new(again))) }
+    }
+
+    /// The value.
+    pub fn rows(&self) -> &RowScaled {
+        &self.rows
+    }
+
+    /// What a rule keeps of the value.
+    pub fn kept(&self) -> KeptRows {
+        self.kept.clone()
+    }
+
+    /// The shape of the variable.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The value in f32, of the variable's shape.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn restored(&self) -> Result<Tensor> {
+        self.rows.restored()?.reshape(&self.shape)
+    }
+
+    /// The same variable in f32; dx = dy.
+    ///
+    /// # Errors
+    /// As [`RoundedVar::restored`].
+    pub fn to_var(&self) -> Result<Var> {
+        Ok(record_accumulating("restore", &[self], self.restored()?, |dy, totals| totals.add(0, dy.into_tensor()?)))
+    }
+}
+
+impl TapeInput for RoundedVar {
+    fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    fn input_shape(&self) -> &Shape {
+        &self.shape
+    }
+}
+
+/// What a layer multiplies: a variable, or one that is rounded already. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub enum Operand {
+    /// In f32; rounded where a product in mixed precision wants it.
+    Exact(Var),
+    /// In 16 bits.
+    Rounded(Box<RoundedVar>),
+}
+
+impl Operand {
+    /// The shape of the variable.
+    pub fn shape(&self) -> &Shape {
+        self.input_shape()
+    }
+
+    /// True when a gradient will flow to it.
+    pub fn requires_gradient(&self) -> bool {
+        self.place().is_some()
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> &Device {
+        match self {
+            Operand::Exact(x) => x.device(),
+            Operand::Rounded(x) => x.rows.device(),
+        }
+    }
+
+    /// The value in 16 bits, see [`Var::row_scaled`].
+    ///
+    /// # Errors
+    /// As [`Tensor::row_scaled`].
+    pub fn row_scaled(&self) -> Result<RowScaled> {
+        match self {
+            Operand::Exact(x) => x.row_scaled(),
+            Operand::Rounded(x) => Ok(x.rows.clone()),
+        }
+    }
+
+    /// What a rule keeps of the value in 16 bits.
+    ///
+    /// # Errors
+    /// As [`Operand::row_scaled`].
+    pub fn kept(&self) -> Result<KeptRows> {
+        match self {
+            Operand::Exact(x) => Ok(x.row_scaled()?.into()),
+            Operand::Rounded(x) => Ok(x.kept()),
+        }
+    }
+
+    /// The value in f32.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match self {
+            Operand::Exact(x) => Ok(x.tensor().clone()),
+            Operand::Rounded(x) => x.restored(),
+        }
+    }
+
+    /// The variable in f32.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn to_var(&self) -> Result<Var> {
+        match self {
+            Operand::Exact(x) => Ok(x.clone()),
+            Operand::Rounded(x) => x.to_var(),
+        }
+    }
+}
+
+impl TapeInput for Operand {
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Operand::Exact(x) => x.place(),
+            Operand::Rounded(x) => x.place(),
+        }
+    }
+
+    fn input_shape(&self) -> &Shape {
+        match self {
+            Operand::Exact(x) => x.input_shape(),
+            Operand::Rounded(x) => x.input_shape(),
+        }
+    }
+}
+
+impl From<Var> for Operand {
+    fn from(x: Var) -> Self {
+        Operand::Exact(x)
+    }
+}
+
+impl From<&Var> for Operand {
+    fn from(x: &Var) -> Self {
+        Operand::Exact(x.clone())
+    }
+}
+
+impl From<&Operand> for Operand {
+    fn from(x: &Operand) -> Self {
+        x.clone()
+    }
+}
+
+impl From<RoundedVar> for Operand {
+    fn from(x: RoundedVar) -> Self {
+        Operand::Rounded(Box::new(x))
+    }
+}

@@ -1,0 +1,114 @@
+//! The gated unit in mixed precision: its result as the next product wants it, rounded row by row, and its inputs kept in
+//! 16 bits.
+
+use crate::device::Backend;
+use crate::dtype::DType;
+use crate::error::{Result, TensorError};
+use crate::ops::row_scaled::{RowInput, RowKernel, RowScaled};
+use crate::tensor::Tensor;
+
+/// Gate and up of LLaMA's gated unit, rounded to 16 bits ([`Tensor::row_scaled`]): what a backward pass keeps of it.
+#[derive(Clone, Debug)]
+pub struct RoundedGate {
+    gate: RowScaled,
+    up: RowScaled,
+}
+
+impl Tensor {
+    /// silu(gate)·up of two f32 matrices `[rows, columns]`, this one the gate, rounded as [`Tensor::row_scaled`] does, and
+    /// both matrices, rounded as well: one pass over memory. The product is that of the matrices before they are rounded.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] where these are no matrices of one shape, [`TensorError::DType`] for other types than f32,
+    /// [`TensorError::DeviceMismatch`], or the device's own errors.
+    pub fn silu_mul_row_scaled(&self, up: &Tensor) -> Result<(RowScaled, RoundedGate)> {
+        const NAME: &str = "silu_mul_row_scaled";
+        let [rows, columns] = self.shape()[..] else {
+            let expected = "a matrix [rows, columns]".into();
+            return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
+        };
+        self.expect_dtype(NAME, DType::F32)?;
+        check_operand(NAME, self, up, &[rows, columns])?;
+        match self.device().backend() {
+            Backend::Gpu(device) if self.elements() > 0 => {
+                let (gate, up) = (self.contiguous()?, up.contiguous()?);
+                let kernel = RowKernel {
+                    name: NAME,
+                    text: include_str!("kernels/forward.wgsl"),
+                    inputs: vec![("gate", RowInput::Rows(&gate)), ("up", RowInput::Rows(&up))],
+                    shape: [rows, columns],
+                    epsilon: 0.0,
+                };
+                let [product, gate, up] = kernel.run(device)?;
+                Ok((product, RoundedGate { gate, up }))
+            }
+            _ => {
+                let product = self.silu_mul(up)?.row_scaled()?;
+                Ok((product, RoundedGate { gate: self.row_scaled()?, up: up.row_scaled()? }))
+            }
+        }
+    }
+}
+
+impl RoundedGate {
+    /// silu(gate)·up of the rounded matrices, rounded again.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn product(&self) -> Result<RowScaled> {
+        match self.gate.device().backend() {
+            Backend::Gpu(device) if !self.is_empty() => {
+                let kernel = self.kernel("silu_mul_product", include_str!("kernels/product.wgsl"), None);
+                let [product] = kernel.run(device)?;
+                Ok(product)
+            }
+            _ => self.gate.restored()?.silu_mul(&self.up.restored()?)?.row_scaled(),
+        }
+    }
+
+    /// The gradients of gate and up, each rounded as [`Tensor::row_scaled`] does; see [`crate::silu_mul_backward`].
+    /// `upstream` is f32 `[rows, columns]`.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] or [`TensorError::DType`] for other gradients, [`TensorError::DeviceMismatch`], or the
+    /// device's own errors.
+    pub fn backward(&self, upstream: &Tensor) -> Result<(RowScaled, RowScaled)> {
+        const NAME: &str = "silu_mul_gradients";
+        check_operand(NAME, self.gate.values(), upstream, self.gate.shape())?;
+        match self.gate.device().backend() {
+            Backend::Gpu(device) if !self.is_empty() => {
+                let upstream = upstream.contiguous()?;
+                let text = include_str!("kernels/gradients.wgsl");
+                let [gate, up] = self.kernel(NAME, text, Some(&upstream)).run(device)?;
+                Ok((gate, up))
+            }
+            _ => {
+                let (gate, up) = crate::silu_mul_backward(&self.gate.restored()?, &self.up.restored()?, upstream)?;
+                Ok((gate.row_scaled()?, up.row_scaled()?))
+            }
+        }
+    }
+
+    fn kernel<'a>(&'a self, name: &'static str, text: &'static str, upstream: Option<&'a Tensor>) -> RowKernel<'a> {
+        let kept = [("gate", RowInput::Rounded(&self.gate)), ("up", RowInput::Rounded(&self.up))];
+        let upstream = upstream.map(|upstream| ("upstream", RowInput::Rows(upstream)));
+        let [rows, columns] = [self.gate.shape()[0], self.gate.shape()[1]];
+        RowKernel {
+            name,
+            text,
+            inputs: kept.into_iter().chain(upstream).collect(),
+            shape: [rows, columns],
+            epsilon: 0.0,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gate.shape().elements() == 0
+    }
+}
+
+fn check_operand(name: &'static str, gate: &Tensor, operand: &Tensor, shape: &[usize]) -> Result<()> {
+    operand.expect_dtype(name, DType::F32)?;
+    gate.expect_same_device(name, operand)?;
+    operand.expect_shape(name, shape)
+}

@@ -1,0 +1,20 @@
+// Computes rows and rounds each to f16 after dividing it by the power of two of its largest magnitude.
+
+struct Params {
+    rows: u32,
+    columns: u32,
+    // Vectors of four in a row, the last padded with zeros.
+    vectors: u32,
+    // Bounds of the exponents.
+    lowest: i32,
+    highest: i32,
+    epsilon: f32,
+    // Of the inputs; of a rounded one's powers of two.
+    offsets: array<u32, 3>,
+}
+
+var<immediate> params: Params;
+
+// Invocations that share a row: a power of two, at most 256.
+override TEAM: u32;
+
