@@ -242,3 +242,47 @@ impl From<RoundedVar> for Operand {
         Operand::Rounded(Box::new(x))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tensor::testing::on_each_backend;
+    use tensor::{DType, TensorError};
+
+    use super::*;
+    use crate::tape::Tape;
+
+    on_each_backend! {
+        fn readers_share_what_is_computed_again(device) {
+            let tape = Tape::new();
+            let x = tape.leaf("x", &Tensor::ones(device, &[2, 3, 5], DType::F32).unwrap());
+            let weight = Var::constant(Tensor::ones(device, &[5], DType::F32).unwrap());
+            let y = Operand::from(x.rms_norm_rounded(&weight, 1e-5).unwrap());
+            assert!(y.requires_gradient() && y.shape()[..] == [2, 3, 5]);
+            let [first, second, third] = [(); 3].map(|()| y.kept().unwrap());
+            let [first, second] = [first, second].map(|kept| kept.rows().unwrap());
+            assert!(first.values().is_same_view(second.values()));
+            assert!(!first.values().is_same_view(y.row_scaled().unwrap().values()), "the value is not kept");
+            let values = |rows: &RowScaled| rows.values().to_vec::<tensor::f16>().unwrap();
+            assert_eq!(values(&first), values(&y.row_scaled().unwrap()));
+            drop((first, second));
+            assert_eq!(third.rows().unwrap().shape()[..], [6, 5]);
+        }
+
+        fn an_exact_operand_keeps_its_rounded_value(device) {
+            let x = Operand::from(&Var::constant(Tensor::ones(device, &[4, 3], DType::F32).unwrap()));
+            assert!(!x.requires_gradient() && x.device() == device);
+            let rows = x.kept().unwrap().rows().unwrap();
+            assert!(rows.values().is_same_view(x.row_scaled().unwrap().values()));
+            assert_eq!(x.to_tensor().unwrap().to_vec::<f32>().unwrap(), rows.restored().unwrap().to_vec::<f32>().unwrap());
+        }
+    }
+
+    #[test]
+    fn errors_of_computing_again_are_told() {
+        let kept = KeptRows(Kept::Again(Rc::new(Again {
+            rows: OnceCell::new(),
+            compute: Box::new(|| Err(TensorError::DeviceLost { reason: "unplugged".into() })),
+        })));
+        assert!(kept.rows().unwrap_err().to_string().contains("unplugged"));
+    }
+}

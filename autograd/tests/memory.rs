@@ -1,7 +1,7 @@
 //! What is kept between forward and backward pass, by the CPU's byte counters. One test in a process of its own: the
 //! counters are the process's.
 
-use autograd::{Optimizer, Parameters, Sgd, SgdConfig, Tape, Var};
+use autograd::{Optimizer, Parameters, Sgd, SgdConfig, Tape, Var, record_accumulating};
 use tensor::{DType, Device, Tensor};
 
 const SIDE: usize = 64;
@@ -46,6 +46,29 @@ fn accumulating_products_take_the_place_of_their_input() {
     assert_eq!(tape.backward_from(&y, matrix(1.0)).unwrap().len(), 2);
 }
 
+fn what_is_computed_again_is_not_kept() {
+    let (x, ones) = (matrix(0.5), Tensor::ones(&Device::cpu(), &[SIDE], DType::F32).unwrap());
+    let tape = Tape::new();
+    let (y, bytes) = growth(|| {
+        let normed = tape.leaf("x", &x).rms_norm_rounded(&Var::constant(ones), 1e-5).unwrap();
+        let kept = normed.kept();
+        record_accumulating("reader", &[&normed], x.clone(), move |_, totals| totals.add(0, kept.rows()?.restored()?))
+    });
+    assert_eq!(bytes, 0, "the norm's input was there before");
+    assert_eq!(tape.backward_from(&y, matrix(1.0)).unwrap().len(), 1);
+
+    let (y, bytes) = growth(|| {
+        let [gate, up] = ["gate", "up"].map(|name| tape.leaf(name, &x).affine(2.0, 0.0).unwrap());
+        let product = gate.silu_mul_rounded(&up).unwrap();
+        let kept = product.kept();
+        record_accumulating("reader", &[&product], x.clone(), move |_, totals| totals.add(0, kept.rows()?.restored()?))
+    });
+    // Each row has its power of two.
+    let rounded = BYTES / 2 + SIDE as u64 * 4;
+    assert_eq!(bytes, 2 * rounded, "gate and up in 16 bits");
+    assert_eq!(tape.backward_from(&y, matrix(1.0)).unwrap().len(), 2);
+}
+
 fn checkpoints_keep_their_inputs_only() {
     let (x, weight) = (Var::constant(matrix(0.5)), matrix(0.1));
     let layers = |tape: &Tape, x: &Var, weight: &Tensor| -> tensor::Result<Var> {
@@ -85,6 +108,7 @@ fn the_update_is_in_place() {
 fn memory() {
     frozen_weights_keep_no_activation();
     accumulating_products_take_the_place_of_their_input();
+    what_is_computed_again_is_not_kept();
     checkpoints_keep_their_inputs_only();
     the_update_is_in_place();
 }

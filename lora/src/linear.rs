@@ -1,10 +1,10 @@
 //! The linear layer that may carry an adapter: one differentiation rule for both.
 
-use autograd::{Var, record};
+use autograd::{Operand, Var, record_accumulating};
 use tensor::{Result, Tensor, TensorError};
 
 use self::adapted::{Dropout, Update};
-use self::rows::Rows;
+use self::rows::{Rows, bias_gradient, is_mixed};
 use crate::adapter::Adapter;
 use crate::adapter_set::AdapterSet;
 use crate::forward::Forward;
@@ -23,8 +23,8 @@ pub(crate) use decomposed::row_norms;
 /// the pass has trained copies of its weight and bias, these take their place.
 ///
 /// With an f16 weight the layer is computed in mixed precision: its input and the gradient of its output are rounded to 16
-/// bits row by row ([`Tensor::row_scaled`]) for all its products, and the rounded input is what is kept. Sums, results and
-/// factors are f32.
+/// bits row by row ([`Tensor::row_scaled`]) for all its products, and the rounded input is what is kept, unless it is an
+/// [`Operand`] that can be computed again. Sums, results and factors are f32.
 #[derive(Clone, Debug)]
 pub struct Linear {
     name: String,
@@ -94,11 +94,20 @@ impl Linear {
         Ok(Linear { weight: adapters.merge(&self.name, &self.weight)?, bias, ..self.clone() })
     }
 
+    /// Whether the layer is computed in mixed precision under these circumstances: from a rounded input, with a rounded
+    /// gradient of its output. It is not where a trained copy takes the place of its weight.
+    pub fn is_mixed(&self, forward: &Forward) -> bool {
+        let trained = |set: &AdapterSet| set.whole_entry(&self.weight_name).is_some();
+        is_mixed(&self.weight) && !forward.adapters.as_ref().is_some_and(trained)
+    }
+
     /// `x [.., inputs] -> [.., outputs]`.
     ///
     /// # Errors
     /// [`TensorError::Shape`] when the last axis is not the layer's, or the device's own errors.
-    pub fn forward(&self, forward: &Forward, x: &Var) -> Result<Var> {
+    pub fn forward(&self, forward: &Forward, x: impl Into<Operand>) -> Result<Var> {
+        let x = &x.into();
+        self.check_input(x)?;
         if let Some((stack, factors)) =
             forward.stack.as_ref().and_then(|stack| Some((stack, stack.factors(&self.name)?)))
         {
@@ -114,11 +123,10 @@ impl Linear {
         }
     }
 
-    /// `[.., inputs]` as `[rows, inputs]`.
-    fn flatten(&self, x: &Var) -> Result<Tensor> {
+    fn check_input(&self, x: &Operand) -> Result<()> {
         let inputs = self.weight.shape()[1];
-        match x.shape().split_last() {
-            Some((&last, leading)) if last == inputs => x.tensor().reshape(&[leading.iter().product(), inputs]),
+        match x.shape().last() {
+            Some(&last) if last == inputs => Ok(()),
             _ => {
                 let expected = format!("[.., {inputs}] as input of `{}`", self.name);
                 Err(TensorError::Shape { operation: "linear", expected, found: *x.shape() })
@@ -126,8 +134,8 @@ impl Linear {
         }
     }
 
-    /// The shape of the result for an input that [`Linear::flatten`] accepted.
-    fn output_shape(&self, x: &Var) -> Vec<usize> {
+    /// The shape of the result.
+    fn output_shape(&self, x: &Operand) -> Vec<usize> {
         let mut shape = x.shape().to_vec();
         shape.pop();
         shape.push(self.weight.shape()[0]);
@@ -136,45 +144,48 @@ impl Linear {
 
     /// The layer without an adapter, with a weight and bias of the shapes of its own: dx = dy·W, dW = dyᵀ·x, and the bias's
     /// gradient is the sum of dy's rows. Keeps x only for the weight's sake.
-    fn plain(&self, x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
-        let flat = self.flatten(x)?;
-        let (input_shape, rows) = (*x.shape(), flat.shape()[0]);
-        let input = Rows::of_input(x, flat.clone(), weight.tensor())?;
+    fn plain(&self, x: &Operand, weight: &Var, bias: Option<&Var>) -> Result<Var> {
+        let input_shape = *x.shape();
+        let input = Rows::of_input(x, weight.tensor())?;
         let output = product(&input, weight.tensor(), bias.map(Var::tensor))?.reshape(&self.output_shape(x))?;
         let for_input = x.requires_gradient().then(|| weight.tensor().clone());
-        let for_weight = weight.requires_gradient().then_some(flat);
-        let for_bias = bias.map(Var::requires_gradient);
-        let outputs = self.weight.shape()[0];
-        let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
-        Ok(record("linear", &inputs, output, move |dy| {
-            let dy = dy.reshape(&[rows, outputs])?;
-            let dx = for_input.map(|weight| dy.mixed_matmul(&weight)?.reshape(&input_shape)).transpose()?;
-            let dw = for_weight.map(|x| dy.t()?.matmul(&x)).transpose()?;
-            let db = for_bias.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
-            [dx, dw].into_iter().map(Ok).chain(db).collect()
+        let for_weight = weight.requires_gradient().then(|| input.restored()).transpose()?;
+        let for_bias = bias.is_some_and(Var::requires_gradient);
+        let inputs: Vec<Operand> = [x.clone(), weight.into()].into_iter().chain(bias.map(Operand::from)).collect();
+        Ok(record_accumulating("linear", &inputs, output, move |dy, totals| {
+            if for_bias {
+                totals.add(2, bias_gradient(&dy)?)?;
+            }
+            if let Some(x) = for_weight {
+                totals.add(1, Rows::exact(dy.clone())?.t()?.matmul(&x)?)?;
+            }
+            if let Some(weight) = for_input {
+                totals.add(0, Rows::of_gradient(dy, &weight)?.matmul(&weight)?.reshape(&input_shape)?)?;
+            }
+            Ok(())
         }))
     }
 
     /// The layer with a different adapter for each part of the batch, without gradients: one product with the frozen weight
     /// for all parts.
-    fn stacked(&self, forward: &Forward, x: &Var, sets: usize, factors: &StackedFactors) -> Result<Var> {
-        let (flat, shape) = (self.flatten(x)?, x.shape());
+    fn stacked(&self, forward: &Forward, x: &Operand, sets: usize, factors: &StackedFactors) -> Result<Var> {
+        let shape = x.shape();
         // With fewer axes the first is not the batch's.
         if shape.len() < 3 || !shape[0].is_multiple_of(sets) {
             let expected = format!("[{sets} · batch, sequence, inputs] for {sets} adapters of `{}` at once", self.name);
             return Err(TensorError::Shape { operation: "linear", expected, found: *shape });
         }
         let [outputs, inputs] = [self.weight.shape()[0], self.weight.shape()[1]];
-        let rows = flat.shape()[0] / sets;
-        let h = flat.reshape(&[sets, rows, inputs])?.matmul(&factors.a)?;
+        let rows = shape[..shape.len() - 1].iter().product::<usize>() / sets;
+        let h = x.to_tensor()?.reshape(&[sets, rows, inputs])?.matmul(&factors.a)?;
         let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
-        let input = Rows::of_input(x, flat, &self.weight)?;
+        let input = Rows::of_input(x, &self.weight)?;
         let output = product(&input, &self.weight, bias.as_ref().map(Var::tensor))?.reshape(&[sets, rows, outputs])?;
         let output = output.matmul_accumulate(&h, &factors.b, factors.scaling)?;
         Ok(Var::constant(output.reshape(&self.output_shape(x))?))
     }
 
-    fn adapted(&self, forward: &Forward, x: &Var, set: &AdapterSet, adapter: &Adapter) -> Result<Var> {
+    fn adapted(&self, forward: &Forward, x: &Operand, set: &AdapterSet, adapter: &Adapter) -> Result<Var> {
         let (a, b) = (forward.leaf(set, &adapter.a)?, forward.leaf(set, &adapter.b)?);
         let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
         let probability = set.config().dropout;

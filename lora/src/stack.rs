@@ -115,10 +115,10 @@ mod tests {
                 let sets: Vec<_> = (0..sets).map(|seed| set(device, seed, 2)).collect();
                 let x = random.tensor(device, &[sets.len() * batch, tokens, 5], -2.0, 2.0).unwrap();
                 let stack = AdapterStack::of(&sets).unwrap().unwrap();
-                let y = layer.forward(&Forward::stacked(&stack), &Var::constant(x.clone())).unwrap().into_tensor();
+                let y = layer.forward(&Forward::stacked(&stack), Var::constant(x.clone())).unwrap().into_tensor();
                 for (index, set) in sets.iter().enumerate() {
                     let part = |tensor: &Tensor| tensor.slice(0, index * batch, (index + 1) * batch).unwrap();
-                    let alone = layer.forward(&Forward::evaluation(Some(set)), &Var::constant(part(&x))).unwrap();
+                    let alone = layer.forward(&Forward::evaluation(Some(set)), Var::constant(part(&x))).unwrap();
                     let expected: Vec<f64> =
                         alone.tensor().to_vec::<f32>().unwrap().into_iter().map(f64::from).collect();
                     let found = part(&y);

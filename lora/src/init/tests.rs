@@ -79,7 +79,7 @@ on_each_backend! {
             for layer in &model.0 {
                 let input = TestRandom::new(1).tensor(device, &[3, layer.shape().inputs], -1.0, 1.0).unwrap();
                 let run = |adapters: Option<&AdapterSet>| {
-                    layer.forward(&Forward::evaluation(adapters), &Var::constant(input.clone())).unwrap().into_tensor()
+                    layer.forward(&Forward::evaluation(adapters), Var::constant(input.clone())).unwrap().into_tensor()
                 };
                 let change = distance(&run(Some(&set)), &run(None));
                 let random = initialisation == Initialisation::Random;

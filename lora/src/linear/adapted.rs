@@ -1,9 +1,9 @@
 //! The derivative of a linear layer with an adapter.
 
-use autograd::{Var, record};
-use tensor::{RandomKey, Result, Tensor};
+use autograd::{Gradient, Operand, Totals, Var, record_accumulating};
+use tensor::{RandomKey, Result, Shape, Tensor};
 
-use super::rows::Rows;
+use super::rows::{KeptInput, Rows, bias_gradient};
 use super::{Linear, product};
 
 /// What an adapter does to a layer besides its factors.
@@ -38,8 +38,15 @@ impl Dropout {
 
 impl Linear {
     /// The layer with its adapter as one recorded operation; see [`AdaptedRule`].
-    pub(super) fn with_factors(&self, x: &Var, a: &Var, b: &Var, bias: Option<&Var>, update: Update) -> Result<Var> {
-        let rows = Rows::of_input(x, self.flatten(x)?, &self.weight)?;
+    pub(super) fn with_factors(
+        &self,
+        x: &Operand,
+        a: &Var,
+        b: &Var,
+        bias: Option<&Var>,
+        update: Update,
+    ) -> Result<Var> {
+        let rows = Rows::of_input(x, &self.weight)?;
         let Update { scaling, dropout, subtracted } = update;
         let h = Dropout::apply(dropout, &rows)?.matmul(&a.tensor().t()?)?;
         let mut output = product(&rows, &self.weight, bias.map(Var::tensor))?;
@@ -49,18 +56,18 @@ impl Linear {
         }
         let output = output.reshape(&self.output_shape(x))?;
         let rule = AdaptedRule {
-            x: rows,
+            x: KeptInput::new(x, &rows)?,
             h,
             a: a.tensor().clone(),
             b: b.tensor().clone(),
             weight: self.weight.clone(),
             update: Update { scaling, dropout, subtracted },
-            input_shape: x.shape().to_vec(),
+            input_shape: *x.shape(),
             input_needs_gradient: x.requires_gradient(),
-            bias_needs_gradient: bias.map(Var::requires_gradient),
+            bias_needs_gradient: bias.is_some_and(Var::requires_gradient),
         };
-        let inputs: Vec<&Var> = [x, a, b].into_iter().chain(bias).collect();
-        Ok(record("linear with adapter", &inputs, output, move |dy| rule.backward(dy)))
+        let inputs: Vec<Operand> = [x.clone(), a.into(), b.into()].into_iter().chain(bias.map(Operand::from)).collect();
+        Ok(record_accumulating("linear with adapter", &inputs, output, move |dy, totals| rule.backward(dy, totals)))
     }
 }
 
@@ -74,35 +81,37 @@ impl Linear {
 /// - `dx = dy·W + s·D(g·A) − s·(dy·B₀)·A₀`
 /// - the bias's gradient is the sum of dy's rows
 ///
-/// x is shared with the layer's siblings and D(x) is computed again, so that dropout costs no memory. W + s·B·A is never
+/// x is shared with the layer's siblings or computed again, for all of them, and D(x) is computed again, so that dropout costs
+/// no memory. W + s·B·A is never
 /// formed.
 struct AdaptedRule {
-    x: Rows,
+    x: KeptInput,
     h: Tensor,
     a: Tensor,
     b: Tensor,
     weight: Tensor,
     update: Update,
-    input_shape: Vec<usize>,
+    input_shape: Shape,
     input_needs_gradient: bool,
-    /// `None` without a bias.
-    bias_needs_gradient: Option<bool>,
+    bias_needs_gradient: bool,
 }
 
 impl AdaptedRule {
-    fn backward(self, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    /// The inputs are x, A, B and the bias.
+    fn backward(self, dy: Gradient, totals: &mut Totals) -> Result<()> {
         let Update { scaling, dropout, .. } = self.update;
-        let dy = dy.reshape(&[self.x.count(), self.weight.shape()[0]])?;
-        let dbias = self.bias_needs_gradient.map(|wanted| wanted.then(|| dy.sum(&[0], false)).transpose());
-        let dy = Rows::new(dy, &self.weight)?;
+        if self.bias_needs_gradient {
+            totals.add(3, bias_gradient(&dy)?)?;
+        }
+        let dy = Rows::of_gradient(dy, &self.weight)?;
         let (left, right) = dy.beside(&self.h)?;
-        let db = left.t()?.matmul_scaled(&right, scaling)?;
+        totals.add(2, left.t()?.matmul_scaled(&right, scaling)?)?;
         drop(self.h);
         let g = dy.matmul(&self.b)?;
-        let (left, right) = Dropout::apply(dropout, &self.x)?.beside(&g)?;
-        let da = right.t()?.matmul_scaled(&left, scaling)?;
-        drop((self.x, left));
-        let dx = if self.input_needs_gradient {
+        let (left, right) = Dropout::apply(dropout, &self.x.into_rows()?)?.beside(&g)?;
+        totals.add(1, right.t()?.matmul_scaled(&left, scaling)?)?;
+        drop(left);
+        if self.input_needs_gradient {
             let mut dx = dy.matmul(&self.weight)?;
             if let Some((a0, b0)) = &self.update.subtracted {
                 dx = dx.matmul_accumulate(&dy.matmul(b0)?, a0, -scaling)?;
@@ -111,10 +120,8 @@ impl AdaptedRule {
                 None => dx.matmul_accumulate(&g, &self.a, scaling)?,
                 Some(dropout) => dx.add(&dropout.of(&g.matmul_scaled(&self.a, scaling)?)?)?,
             };
-            Some(dx.reshape(&self.input_shape)?)
-        } else {
-            None
-        };
-        [dx, Some(da), Some(db)].into_iter().map(Ok).chain(dbias).collect()
+            totals.add(0, dx.reshape(&self.input_shape)?)?;
+        }
+        Ok(())
     }
 }

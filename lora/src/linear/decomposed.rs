@@ -1,6 +1,6 @@
 //! Weight-decomposed adaptation (DoRA, Liu et al., 2024, arXiv 2402.09353) of a linear layer.
 
-use autograd::Var;
+use autograd::{Operand, Var};
 use tensor::{DType, Result, Tensor};
 
 use super::Linear;
@@ -14,7 +14,7 @@ impl Linear {
     /// Composed of recorded operations. The sum W + s·B·A is formed once, for the norm.
     pub(super) fn decomposed(
         &self,
-        x: &Var,
+        x: &Operand,
         [a, b, magnitude]: [&Var; 3],
         bias: Option<&Var>,
         update: Update,
@@ -30,7 +30,7 @@ impl Linear {
             };
         };
         let frozen = Var::constant(self.weight.clone());
-        let dropped = x.dropout(probability, key)?;
+        let dropped = Operand::from(x.to_var()?.dropout(probability, key)?);
         let y = self.with_factors(&dropped, a, b, None, inner)?.mul(&ratio)?;
         y.sub(&self.plain(&dropped, &frozen, None)?)?.add(&self.plain(x, &frozen, bias)?)
     }

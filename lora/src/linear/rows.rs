@@ -1,6 +1,6 @@
 //! The left operand of a layer's products: its input, or the gradient of its output.
 
-use autograd::Var;
+use autograd::{Gradient, KeptRows, Operand};
 use tensor::{DType, Result, RowScaled, Tensor};
 
 /// A matrix whose products with a weight, and with an adapter's factors, are wanted. In mixed precision, which a layer is
@@ -12,23 +12,19 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// A matrix that `weight` is multiplied by.
-    pub fn new(matrix: Tensor, weight: &Tensor) -> Result<Self> {
-        Ok(if is_mixed(weight) { Rows::Rounded(matrix.row_scaled()?) } else { Rows::Exact(matrix) })
+    /// A layer's input, whose rounding the layers that share it share, too.
+    pub fn of_input(x: &Operand, weight: &Tensor) -> Result<Self> {
+        Ok(if is_mixed(weight) { Rows::Rounded(x.row_scaled()?) } else { Rows::Exact(as_rows(&x.to_tensor()?)?) })
     }
 
-    /// As [`Rows::new`], of a layer's input, whose rounding the layers that share it share, too. `flat` is its tensor as
-    /// `[rows, inputs]`.
-    pub fn of_input(x: &Var, flat: Tensor, weight: &Tensor) -> Result<Self> {
-        Ok(if is_mixed(weight) { Rows::Rounded(x.row_scaled()?) } else { Rows::Exact(flat) })
+    /// The gradient of a layer's output.
+    pub fn of_gradient(dy: Gradient, weight: &Tensor) -> Result<Self> {
+        Ok(if is_mixed(weight) { Rows::Rounded(dy.row_scaled()?) } else { Rows::Exact(Self::exact(dy)?) })
     }
 
-    /// Number of rows.
-    pub fn count(&self) -> usize {
-        match self {
-            Rows::Exact(matrix) => matrix.shape()[0],
-            Rows::Rounded(matrix) => matrix.values().shape()[0],
-        }
+    /// A gradient as an f32 matrix.
+    pub fn exact(dy: Gradient) -> Result<Tensor> {
+        as_rows(&dy.into_tensor()?)
     }
 
     /// The product with `other` on the right, f32.
@@ -57,6 +53,42 @@ impl Rows {
     }
 }
 
-fn is_mixed(weight: &Tensor) -> bool {
+/// A layer's input as its rule keeps it.
+pub(super) enum KeptInput {
+    Exact(Tensor),
+    Rounded(KeptRows),
+}
+
+impl KeptInput {
+    /// Keeps what the layer computed with.
+    pub fn new(x: &Operand, rows: &Rows) -> Result<Self> {
+        Ok(match rows {
+            Rows::Exact(matrix) => KeptInput::Exact(matrix.clone()),
+            Rows::Rounded(_) => KeptInput::Rounded(x.kept()?),
+        })
+    }
+
+    pub fn into_rows(self) -> Result<Rows> {
+        Ok(match self {
+            KeptInput::Exact(matrix) => Rows::Exact(matrix),
+            KeptInput::Rounded(kept) => Rows::Rounded(kept.rows()?),
+        })
+    }
+}
+
+/// The gradient of a layer's bias: the sum of dy's rows.
+pub(super) fn bias_gradient(dy: &Gradient) -> Result<Tensor> {
+    Rows::exact(dy.clone())?.sum(&[0], false)
+}
+
+/// A tensor that has axes as a matrix of rows along the last one.
+fn as_rows(tensor: &Tensor) -> Result<Tensor> {
+    let columns = tensor.shape().last().copied().unwrap_or(1);
+    let rows = tensor.shape().iter().rev().skip(1).product();
+    tensor.reshape(&[rows, columns])
+}
+
+/// Whether a layer with this frozen weight is computed in mixed precision.
+pub(super) fn is_mixed(weight: &Tensor) -> bool {
     weight.dtype() == DType::F16
 }

@@ -28,7 +28,7 @@ fn case(device: &Device, random: &mut TestRandom, dtype: DType) -> Result<Case> 
 
 fn with_factors(layer: &Linear, x: &Var, a: &Var, b: &Var, scaling: f32, dropout: Option<Dropout>) -> Result<Var> {
     let bias = layer.bias.clone().map(Var::constant);
-    layer.with_factors(x, a, b, bias.as_ref(), Update { scaling, dropout, subtracted: None })
+    layer.with_factors(&Operand::from(x), a, b, bias.as_ref(), Update { scaling, dropout, subtracted: None })
 }
 
 /// The same function from operations that have rules of their own.
@@ -96,13 +96,13 @@ on_each_backend! {
                 let shapes: [&[usize]; 4] = [&rows, &[rank, inputs], &[outputs, rank], &[outputs]];
                 check_gradients("adapted linear with bias", device, random, &shapes, |v| {
                     let update = Update { scaling: 1.7, dropout, subtracted: None };
-                    layer.with_factors(&v[0], &v[1], &v[2], Some(&v[3]), update)
+                    layer.with_factors(&Operand::from(&v[0]), &v[1], &v[2], Some(&v[3]), update)
                 })?;
             }
             let (frozen, bias) = (Var::constant(layer.weight.clone()), layer.bias.clone().map(Var::constant));
-            check_gradients("linear", device, random, &[&rows], |v| layer.plain(&v[0], &frozen, bias.as_ref()))?;
+            check_gradients("linear", device, random, &[&rows], |v| layer.plain(&Operand::from(&v[0]), &frozen, bias.as_ref()))?;
             check_gradients("trained linear", device, random, &[&rows, &[outputs, inputs], &[outputs]], |v| {
-                layer.plain(&v[0], &v[1], Some(&v[2]))
+                layer.plain(&Operand::from(&v[0]), &v[1], Some(&v[2]))
             })
         });
     }
@@ -155,7 +155,7 @@ on_each_backend! {
                     let bias = layer.bias.clone().map(Var::constant);
                     let y = if fused {
                         let update = Update { scaling: 0.8, dropout, subtracted: None };
-                        layer.decomposed(&x, [&a, &b, &m], bias.as_ref(), update)?
+                        layer.decomposed(&Operand::from(&x), [&a, &b, &m], bias.as_ref(), update)?
                     } else {
                         decomposed(&layer, &x, [&a, &b, &m], 0.8, dropout)?
                     };

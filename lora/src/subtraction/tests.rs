@@ -62,7 +62,7 @@ on_each_backend! {
         set.set_dropout(0.999_999).unwrap();
         let tape = Tape::new();
         let training = Forward::training(&tape, &set, DropoutSource { seed: 1, step: 1 });
-        let y = layer.forward(&training, &input(device)).unwrap().tensor().to_vec::<f32>().unwrap();
+        let y = layer.forward(&training, input(device)).unwrap().tensor().to_vec::<f32>().unwrap();
         let initial = set.subtracted_product("x").unwrap();
         let shifted = layer.weight().cast(DType::F32).unwrap();
         let shifted = shifted.matmul_accumulate(initial.b, initial.a, -initial.scaling).unwrap();

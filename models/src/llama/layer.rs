@@ -1,6 +1,6 @@
 //! One transformer block: attention and gated feed-forward, each behind a norm and beside a residual.
 
-use autograd::Var;
+use autograd::{Operand, Var};
 use lora::{AdapterSet, Forward, Linear};
 use tensor::{AttentionConfig, Result, Tensor};
 
@@ -135,9 +135,11 @@ impl Layer {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Result<Var> {
-        let normed = self.input_norm.forward(forward, x)?;
+        let Attention { query, key, value, .. } = &self.attention;
+        let normed = self.input_norm.forward_to(forward, x, &[query, key, value])?;
         let x = x.add(&self.attention.forward(forward, &normed, positions, cache)?)?;
-        let normed = self.post_attention_norm.forward(forward, &x)?;
+        let FeedForward { gate, up, .. } = &self.feed_forward;
+        let normed = self.post_attention_norm.forward_to(forward, &x, &[gate, up])?;
         x.add(&self.feed_forward.forward(forward, &normed)?)
     }
 }
@@ -146,7 +148,7 @@ impl Attention {
     fn forward(
         &self,
         forward: &Forward,
-        x: &Var,
+        x: &Operand,
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Result<Var> {
@@ -173,8 +175,11 @@ impl Attention {
 
 impl FeedForward {
     /// down(silu(gate(x)) · up(x)).
-    fn forward(&self, forward: &Forward, x: &Var) -> Result<Var> {
-        let gated = self.gate.forward(forward, x)?.silu_mul(&self.up.forward(forward, x)?)?;
-        self.down.forward(forward, &gated)
+    fn forward(&self, forward: &Forward, x: &Operand) -> Result<Var> {
+        let (gate, up) = (self.gate.forward(forward, x)?, self.up.forward(forward, x)?);
+        let is_mixed = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward));
+        let gated: Operand = if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() };
+        drop((gate, up));
+        self.down.forward(forward, gated)
     }
 }

@@ -1,7 +1,7 @@
 //! The root-mean-square norm.
 
-use autograd::Var;
-use lora::{AdapterSet, Forward};
+use autograd::{Operand, Var};
+use lora::{AdapterSet, Forward, Linear};
 use tensor::{Result, Tensor};
 
 use crate::weights::WeightSource;
@@ -46,5 +46,14 @@ impl Norm {
     /// `x [.., width]` to the same shape.
     pub fn forward(&self, forward: &Forward, x: &Var) -> Result<Var> {
         x.rms_norm(&forward.parameter(&self.weight_name, &self.weight), self.epsilon)
+    }
+
+    /// As [`Norm::forward`], where only `readers` read the result: in 16 bits if all of them round it anyway.
+    pub fn forward_to(&self, forward: &Forward, x: &Var, readers: &[&Linear]) -> Result<Operand> {
+        if !readers.iter().all(|linear| linear.is_mixed(forward)) {
+            return Ok(self.forward(forward, x)?.into());
+        }
+        let weight = forward.parameter(&self.weight_name, &self.weight);
+        Ok(x.rms_norm_rounded(&weight, self.epsilon)?.into())
     }
 }

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use crate::ops::matmul::indent::indent;
 
 /// 32-bit words of a row's inputs that an invocation keeps at the most.
-const MOST_WORDS: usize = 96;
+const MOST_WORDS: usize = 128;
 
 /// Vectors read at a time where a row does not fit.
 const VECTORS_AT_A_TIME: usize = 4;
