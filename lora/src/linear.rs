@@ -1,7 +1,7 @@
 //! The linear layer that may carry an adapter: one differentiation rule for both.
 
 use autograd::{Operand, Var, record_accumulating};
-use tensor::{Result, Tensor, TensorError};
+use tensor::{Result, Shape, Tensor, TensorError};
 
 use self::adapted::{Dropout, Update};
 use self::rows::{Rows, bias_gradient, is_mixed};
@@ -13,6 +13,7 @@ use crate::targets::ModuleShape;
 
 mod adapted;
 mod decomposed;
+mod mixed;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,8 @@ pub(crate) use decomposed::row_norms;
 /// the pass has trained copies of its weight and bias, these take their place.
 ///
 /// With an f16 weight the layer is computed in mixed precision: its input and the gradient of its output are rounded to 16
-/// bits row by row ([`Tensor::row_scaled`]) for all its products, and the rounded input is what is kept, unless it is an
-/// [`Operand`] that can be computed again. Sums, results and factors are f32.
+/// bits row by row ([`Tensor::row_scaled`]) for all its products, and the rounded input is what is kept. Sums, results and
+/// factors are f32.
 #[derive(Clone, Debug)]
 pub struct Linear {
     name: String,
@@ -147,7 +148,7 @@ impl Linear {
     fn plain(&self, x: &Operand, weight: &Var, bias: Option<&Var>) -> Result<Var> {
         let input_shape = *x.shape();
         let input = Rows::of_input(x, weight.tensor())?;
-        let output = product(&input, weight.tensor(), bias.map(Var::tensor))?.reshape(&self.output_shape(x))?;
+        let output = input.product(weight.tensor(), bias.map(Var::tensor))?.reshape(&self.output_shape(x))?;
         let for_input = x.requires_gradient().then(|| weight.tensor().clone());
         let for_weight = weight.requires_gradient().then(|| input.restored()).transpose()?;
         let for_bias = bias.is_some_and(Var::requires_gradient);
@@ -160,7 +161,8 @@ impl Linear {
                 totals.add(1, Rows::exact(dy.clone())?.t()?.matmul(&x)?)?;
             }
             if let Some(weight) = for_input {
-                totals.add(0, Rows::of_gradient(dy, &weight)?.matmul(&weight)?.reshape(&input_shape)?)?;
+                let dy = Rows::of_gradient(dy, &weight)?;
+                totals.update(0, |total| product_onto(total, &input_shape, |onto| dy.matmul_onto(&weight, onto)))?;
             }
             Ok(())
         }))
@@ -180,7 +182,7 @@ impl Linear {
         let h = x.to_tensor()?.reshape(&[sets, rows, inputs])?.matmul(&factors.a)?;
         let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
         let input = Rows::of_input(x, &self.weight)?;
-        let output = product(&input, &self.weight, bias.as_ref().map(Var::tensor))?.reshape(&[sets, rows, outputs])?;
+        let output = input.product(&self.weight, bias.as_ref().map(Var::tensor))?.reshape(&[sets, rows, outputs])?;
         let output = output.matmul_accumulate(&h, &factors.b, factors.scaling)?;
         Ok(Var::constant(output.reshape(&self.output_shape(x))?))
     }
@@ -191,6 +193,12 @@ impl Linear {
         let probability = set.config().dropout;
         let dropout = forward.dropout.filter(|_| probability > 0.0);
         let subtracted = set.subtracted_product(&self.name).map(|initial| (initial.a.clone(), initial.b.clone()));
+        // Everything that a training step multiplies has 16 bits; what only computes takes the factors as they are.
+        let trains = forward.dropout.is_some();
+        let is_plain = dropout.is_none() && subtracted.is_none() && adapter.magnitude.is_none();
+        if trains && is_plain && is_mixed(&self.weight) {
+            return self.with_rounded_factors(x, &a, &b, bias.as_ref(), adapter.scaling);
+        }
         let update = Update {
             scaling: adapter.scaling,
             dropout: dropout.map(|source| Dropout { probability, key: source.key(&self.name) }),
@@ -203,11 +211,16 @@ impl Linear {
     }
 }
 
-/// x·Wᵀ + bias.
-fn product(x: &Rows, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&weight.t()?)?;
-    match bias {
-        Some(bias) => y.add(bias),
-        None => Ok(y),
-    }
+/// A gradient of a layer's input: what it has gathered so far, of the input's shape, goes to `product` as a matrix, to be
+/// added to.
+fn product_onto(
+    total: Option<Tensor>,
+    input_shape: &Shape,
+    product: impl FnOnce(Option<Tensor>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let columns = input_shape.last().copied().unwrap_or(1);
+    let rows = input_shape.iter().rev().skip(1).product();
+    // The total is given up here, so that the matrix is its elements' only holder.
+    let onto = total.map(|total| total.reshape(&[rows, columns])).transpose()?;
+    product(onto)?.reshape(input_shape)
 }

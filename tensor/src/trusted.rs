@@ -21,6 +21,21 @@ pub(crate) fn shader_module(device: &wgpu::Device, label: &str, wgsl: &str, chec
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
+/// A kernel of this crate as SPIR-V, for Vulkan.
+pub(crate) fn spirv_module(device: &wgpu::Device, label: &str, entry: &str, words: &[u32]) -> wgpu::ShaderModule {
+    let entry = wgpu::PassthroughShaderEntryPoint { name: entry.into(), workgroup_size: (0, 0, 0) };
+    let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+        label: Some(label),
+        entry_points: std::slice::from_ref(&entry).into(),
+        spirv: Some(words.into()),
+        ..Default::default()
+    };
+    // SAFETY: the words are naga's, of the crate's own WGSL that passed naga's validation, with one type exchanged for
+    // another that the same instructions take; the rules for indices and loops are those of `shader_module`, and every such
+    // kernel must pass a test on the device before its first use.
+    unsafe { device.create_shader_module_passthrough(descriptor) }
+}
+
 /// Leave to use wgpu's experimental features, of which devices are opened with one: cooperative matrices.
 pub(crate) fn experimental_features() -> wgpu::ExperimentalFeatures {
     // SAFETY: what is asked for is to know that such features may have bugs. Kernels that use one are the crate's own,

@@ -4,7 +4,7 @@ use autograd::{Gradient, Operand, Totals, Var, record_accumulating};
 use tensor::{RandomKey, Result, Shape, Tensor};
 
 use super::rows::{KeptInput, Rows, bias_gradient};
-use super::{Linear, product};
+use super::{Linear, product_onto};
 
 /// What an adapter does to a layer besides its factors.
 #[derive(Clone, Default)]
@@ -49,7 +49,7 @@ impl Linear {
         let rows = Rows::of_input(x, &self.weight)?;
         let Update { scaling, dropout, subtracted } = update;
         let h = Dropout::apply(dropout, &rows)?.matmul(&a.tensor().t()?)?;
-        let mut output = product(&rows, &self.weight, bias.map(Var::tensor))?;
+        let mut output = rows.product(&self.weight, bias.map(Var::tensor))?;
         output = output.matmul_accumulate(&h, &b.tensor().t()?, scaling)?;
         if let Some((a0, b0)) = &subtracted {
             output = output.matmul_accumulate(&rows.matmul(&a0.t()?)?, &b0.t()?, -scaling)?;
@@ -81,8 +81,7 @@ impl Linear {
 /// - `dx = dy·W + s·D(g·A) − s·(dy·B₀)·A₀`
 /// - the bias's gradient is the sum of dy's rows
 ///
-/// x is shared with the layer's siblings or computed again, for all of them, and D(x) is computed again, so that dropout costs
-/// no memory. W + s·B·A is never
+/// x is shared with the layer's siblings and D(x) is computed again, so that dropout costs no memory. W + s·B·A is never
 /// formed.
 struct AdaptedRule {
     x: KeptInput,
@@ -112,15 +111,18 @@ impl AdaptedRule {
         totals.add(1, right.t()?.matmul_scaled(&left, scaling)?)?;
         drop(left);
         if self.input_needs_gradient {
-            let mut dx = dy.matmul(&self.weight)?;
-            if let Some((a0, b0)) = &self.update.subtracted {
-                dx = dx.matmul_accumulate(&dy.matmul(b0)?, a0, -scaling)?;
-            }
-            dx = match dropout {
-                None => dx.matmul_accumulate(&g, &self.a, scaling)?,
-                Some(dropout) => dx.add(&dropout.of(&g.matmul_scaled(&self.a, scaling)?)?)?,
-            };
-            totals.add(0, dx.reshape(&self.input_shape)?)?;
+            totals.update(0, |total| {
+                product_onto(total, &self.input_shape, |onto| {
+                    let mut dx = dy.matmul_onto(&self.weight, onto)?;
+                    if let Some((a0, b0)) = &self.update.subtracted {
+                        dx = dx.matmul_accumulate(&dy.matmul(b0)?, a0, -scaling)?;
+                    }
+                    match dropout {
+                        None => dx.matmul_accumulate(&g, &self.a, scaling),
+                        Some(dropout) => dx.add(&dropout.of(&g.matmul_scaled(&self.a, scaling)?)?),
+                    }
+                })
+            })?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The left operand of a layer's products: its input, or the gradient of its output.
 
 use autograd::{Gradient, KeptRows, Operand};
-use tensor::{DType, Result, RowScaled, Tensor};
+use tensor::{Addends, DType, Result, RowScaled, Tensor};
 
 /// A matrix whose products with a weight, and with an adapter's factors, are wanted. In mixed precision, which a layer is
 /// computed in where its frozen weight is f16, it is rounded to 16 bits once, for all of them.
@@ -29,9 +29,25 @@ impl Rows {
 
     /// The product with `other` on the right, f32.
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
-        match self {
-            Rows::Exact(matrix) => matrix.matmul(other),
-            Rows::Rounded(matrix) => matrix.matmul(other),
+        self.matmul_onto(other, None)
+    }
+
+    /// The product with `other` on the right, added to what there is.
+    pub fn matmul_onto(&self, other: &Tensor, onto: Option<Tensor>) -> Result<Tensor> {
+        match (self, onto) {
+            (Rows::Rounded(matrix), onto) => matrix.matmul_plus(other, Addends { onto, ..Addends::default() }),
+            (Rows::Exact(matrix), Some(onto)) => onto.matmul_accumulate(matrix, other, 1.0),
+            (Rows::Exact(matrix), None) => matrix.matmul(other),
+        }
+    }
+
+    /// The product with a layer's weight `[outputs, inputs]`, transposed, plus its bias.
+    pub fn product(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let weight = weight.t()?;
+        match (self, bias) {
+            (Rows::Rounded(matrix), bias) => matrix.matmul_plus(&weight, Addends { bias, ..Addends::default() }),
+            (Rows::Exact(matrix), Some(bias)) => matrix.matmul(&weight)?.add(bias),
+            (Rows::Exact(matrix), None) => matrix.matmul(&weight),
         }
     }
 

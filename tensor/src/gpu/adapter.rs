@@ -5,13 +5,14 @@ use crate::error::{Result, TensorError};
 use crate::trusted::adapter_memory;
 
 /// The features the engine uses where they exist, with the names shown to users. None is required.
-const USEFUL: [(wgpu::Features, &str); 6] = [
+const USEFUL: [(wgpu::Features, &str); 7] = [
     (wgpu::Features::IMMEDIATES, "immediates"),
     (wgpu::Features::SHADER_F16, "shader-f16"),
     (wgpu::Features::SUBGROUP, "subgroup"),
     (wgpu::Features::TIMESTAMP_QUERY, "timestamp-query"),
     (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
     (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
+    (wgpu::Features::PASSTHROUGH_SHADERS, "passthrough-shaders"),
 ];
 
 /// The subset of [`USEFUL`] that devices are opened with today.
@@ -21,6 +22,7 @@ fn wanted() -> wgpu::Features {
         | wgpu::Features::SUBGROUP
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        | wgpu::Features::PASSTHROUGH_SHADERS
 }
 
 /// All adapters, best first: discrete, integrated, virtual, other, software.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::lock;
+use crate::device::GpuOptions;
 
 /// Invocations in a subgroup that the kernels count on.
 const SUBGROUP: u32 = 32;
@@ -12,13 +13,15 @@ const SUBGROUP: u32 = 32;
 /// Cooperative matrices of 16 x 16, f16 operands and f32 sums, on one device.
 pub(crate) struct CooperativeMatrices {
     usable: AtomicBool,
+    /// Operands may be moved in containers of 16 bytes.
+    containers: AtomicBool,
     /// Names of the kernels whose self-test passed.
     passed: Mutex<HashSet<String>>,
 }
 
 impl CooperativeMatrices {
     /// What the adapter offers.
-    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+    pub(super) fn of(adapter: &wgpu::Adapter, options: &GpuOptions) -> Self {
         let needed =
             wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         let info = adapter.get_info();
@@ -30,12 +33,34 @@ impl CooperativeMatrices {
         let usable = adapter.features().contains(needed)
             && [info.subgroup_min_size, info.subgroup_max_size] == [SUBGROUP; 2]
             && adapter.cooperative_matrix_properties().into_iter().any(suits);
-        CooperativeMatrices { usable: AtomicBool::new(usable), passed: Mutex::default() }
+        // Nobody checks the indices of such kernels, so they do not run where checks are wanted.
+        let containers = usable
+            && info.backend == wgpu::Backend::Vulkan
+            && adapter.features().contains(wgpu::Features::PASSTHROUGH_SHADERS)
+            && options.immediates
+            && !options.shader_checks;
+        CooperativeMatrices {
+            usable: AtomicBool::new(usable),
+            containers: AtomicBool::new(containers),
+            passed: Mutex::default(),
+        }
     }
 
     /// Whether the device has them and no kernel has failed.
     pub fn usable(&self) -> bool {
         self.usable.load(Relaxed)
+    }
+
+    /// Whether kernels may move their operands in containers of 16 bytes.
+    pub fn containers_usable(&self) -> bool {
+        self.containers.load(Relaxed)
+    }
+
+    /// Does without containers of 16 bytes from now on.
+    pub fn turn_off_containers(&self, device: &str, fault: &str) {
+        if self.containers.swap(false, Relaxed) {
+            eprintln!("warning: {device}: slower kernels are used, since a faster one failed its test: {fault}");
+        }
     }
 
     /// Whether the kernel of this name has passed its test.

@@ -15,6 +15,9 @@ pub(crate) enum Source<'a> {
     Wgsl(&'static str),
     /// Made on first use by a generator; the kernel's name must name the configuration completely.
     Generated(&'a dyn Fn() -> String),
+    /// As `Generated`, with cooperative matrices and their vectors declared of f32 that are to be of f16 in containers of 16
+    /// bytes; only where [`super::cooperative::CooperativeMatrices::containers_usable`] says so.
+    HalvedContainers(&'a dyn Fn() -> String),
 }
 
 /// A kernel launch under construction: `Dispatch::new(…).constant(…).read(…).write(…).params(…).run(grid)`.
@@ -105,8 +108,12 @@ impl<'a> Dispatch<'a> {
     pub(super) fn wgsl(&self) -> Cow<'static, str> {
         match &self.source {
             Source::Wgsl(text) => Cow::Borrowed(text),
-            Source::Generated(generate) => Cow::Owned(generate()),
+            Source::Generated(generate) | Source::HalvedContainers(generate) => Cow::Owned(generate()),
         }
+    }
+
+    pub(super) fn has_containers(&self) -> bool {
+        matches!(self.source, Source::HalvedContainers(_))
     }
 
     pub(super) fn constants(&self) -> &[(&'a str, f64)] {

@@ -2,6 +2,7 @@
 //! What does not live here: kernels. Those are in `ops/*/kernel.wgsl`, called through [`Dispatch`].
 
 mod adapter;
+mod containers;
 mod cooperative;
 mod dispatch;
 mod fault;
@@ -48,7 +49,6 @@ pub(crate) struct Gpu {
 impl Gpu {
     /// Opens an adapter with the features and limits the engine can use.
     pub fn open(adapter: wgpu::Adapter, summary: AdapterSummary, options: GpuOptions) -> Result<Arc<Self>> {
-        let cooperative = cooperative::CooperativeMatrices::of(&adapter);
         let (device, queue) = adapter::request_device(&adapter, &summary)?;
         let faults = fault::Faults::attach(&device);
         let features = device.features();
@@ -56,6 +56,7 @@ impl Gpu {
         let options =
             GpuOptions { immediates: options.immediates && features.contains(wgpu::Features::IMMEDIATES), ..options };
         let stream = stream::Stream::new(&device, &options);
+        let cooperative = cooperative::CooperativeMatrices::of(&adapter, &options);
         Ok(Arc::new(Gpu {
             summary,
             counters: CounterCells::default(),

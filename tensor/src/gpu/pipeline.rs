@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Gpu;
 use super::dispatch::Dispatch;
+use super::{Gpu, containers};
 use crate::error::{Result, TensorError};
 use crate::trusted;
 
@@ -46,6 +46,10 @@ fn entry(binding: u32, read_only: bool, has_dynamic_offset: bool) -> wgpu::BindG
     }
 }
 
+fn build_error(kernel: &str, message: String) -> TensorError {
+    TensorError::Gpu { operation: format!("building kernel {kernel}"), message }
+}
+
 /// The layout of the parameter buffer that stands in for immediates.
 pub(super) fn parameter_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
@@ -65,7 +69,12 @@ impl Gpu {
         let name = dispatch.name();
         let wgsl = complete_source(&dispatch.wgsl(), self.options.immediates);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let module = trusted::shader_module(&self.device, name, &wgsl, self.options.shader_checks);
+        let module = if dispatch.has_containers() {
+            let words = containers::compile(&wgsl, dispatch.entry()).map_err(|message| build_error(name, message))?;
+            trusted::spirv_module(&self.device, name, dispatch.entry(), &words)
+        } else {
+            trusted::shader_module(&self.device, name, &wgsl, self.options.shader_checks)
+        };
         let entries: Vec<_> =
             dispatch.accesses().enumerate().map(|(binding, write)| entry(binding as u32, !write, false)).collect();
         let layout = self
@@ -90,7 +99,7 @@ impl Gpu {
             cache: None,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(TensorError::Gpu { operation: format!("building kernel {name}"), message: error.to_string() });
+            return Err(build_error(name, error.to_string()));
         }
         self.counters.pipelines_built.fetch_add(1, Relaxed);
         Ok(Arc::new(Pipeline { raw, layout, id }))

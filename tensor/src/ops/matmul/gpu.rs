@@ -48,7 +48,7 @@ struct ReductionParams {
 
 /// See [`Product::write`].
 pub(super) fn write(gpu: &Gpu, product: &Product, out: &mut Tensor, alpha: f32, accumulate: bool) -> Result<()> {
-    if cooperative::write(gpu, product, out, Update { alpha, row_scales: None, accumulate })? {
+    if cooperative::write(gpu, product, out, Update::plain(alpha, accumulate))? {
         return Ok(());
     }
     let turned = turned(product)?;

@@ -3,21 +3,22 @@
 //! A [`Product`] is the problem as both backends see it, with all shapes checked: `[batch, m, k] x [batch, k, n]`,
 //! each operand contiguous along its rows or along its columns, so that transposed views need no copy.
 
-mod cooperative;
+pub(in crate::ops) mod cooperative;
 mod cpu;
 mod generator;
 mod gpu;
 pub(super) mod indent;
+mod row_scaled;
 mod selection;
 #[cfg(test)]
 mod tests;
 mod turn;
 
-use self::cooperative::Update;
+pub use row_scaled::Addends;
+
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
-use crate::ops::RowScaled;
 use crate::shape::{Layout, MAX_RANK, Shape, merge_axes};
 use crate::tensor::Tensor;
 
@@ -67,34 +68,6 @@ impl Tensor {
             product.write(&mut self, alpha, true)?;
         }
         Ok(self)
-    }
-}
-
-impl RowScaled {
-    /// The matrix product `[rows, k] x [k, n] -> [rows, n]` of the rounded matrix, in f32; see [`Tensor::matmul`].
-    ///
-    /// With an f16 `other` it runs on tensor cores where the device has them and the shape suits; the sums are f32
-    /// everywhere, and backends differ only in their order.
-    ///
-    /// # Errors
-    /// As [`Tensor::matmul`], and [`TensorError::Shape`] where `other` is no matrix.
-    pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
-        const NAME: &str = "row_scaled_matmul";
-        if other.rank() != 2 {
-            return Err(TensorError::Shape { operation: NAME, expected: "a matrix".into(), found: *other.shape() });
-        }
-        let product = Product::new(NAME, self.values(), other)?;
-        if let Backend::Gpu(device) = other.device().backend()
-            && product.shape.elements() > 0
-            && product.k > 0
-        {
-            let out = Tensor::uninitialised(other.device(), NAME, product.shape, DType::F32)?;
-            let update = Update { alpha: 1.0, row_scales: Some(self.scales()), accumulate: false };
-            if cooperative::write(device, &product, &out, update)? {
-                return Ok(out);
-            }
-        }
-        self.values().matmul(other)?.mul(&self.scales().unsqueeze(1)?)
     }
 }
 

@@ -28,7 +28,7 @@ pub struct RowScaled {
 
 /// Bounds of the rows' powers of two: within them both the power and its reciprocal are normal f32 numbers, which no device
 /// takes for zero.
-const EXPONENTS: [i32; 2] = [-126, 126];
+pub(super) const EXPONENTS: [i32; 2] = [-126, 126];
 
 /// Rows of the rounded matrix begin at multiples of this many elements, so that kernels read vectors.
 const ALIGNMENT: usize = 4;

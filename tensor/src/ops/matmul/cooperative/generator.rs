@@ -1,4 +1,4 @@
-//! Writes the WGSL of the product kernel for tensor cores (cooperative matrices) for an explicit [`Config`].
+//! Writes the WGSL of the product kernels for tensor cores (cooperative matrices) for an explicit [`Config`].
 //!
 //! The scheme, found by measurement on an NVIDIA H200: a workgroup of four subgroups computes 128 x 128 elements of the
 //! result, each subgroup 64 x 64 of them in 4 x 4 matrices of 16 x 16. Step by step along `k` the workgroup copies a slab
@@ -11,37 +11,80 @@
 //! - Lines of a slab are padded by 8 elements, and an invocation's neighbours copy lines r and r + 4, so that stores meet
 //!   no bank twice.
 //! - Results leave through workgroup memory, so that rows are written in vectors.
+//!
+//! A low-rank term is a second pair of operands whose slabs come before those of the first: the product's inner extent is
+//! longer by the rank, and the adapter's product costs neither a launch nor a pass over the result. A thin product has
+//! 32 columns; its four subgroups lie one below the other.
 
 use std::fmt::Write;
 
+use super::side::Side;
 use crate::ops::matmul::indent::indent;
 
-/// Rows and columns of the result that a workgroup computes.
+/// Rows of the result that a workgroup computes, and columns except of thin products.
 pub(super) const TILE: usize = 128;
+
+/// Columns of a thin product that a workgroup computes.
+pub(super) const THIN: usize = 32;
 
 /// Extent of a slab along `k`.
 pub(super) const DEPTH: usize = 32;
 
 /// Invocations in a workgroup: four subgroups.
-const THREADS: usize = 128;
+pub(super) const THREADS: usize = 128;
 
 /// Rows and columns of a cooperative matrix.
-const MATRIX: usize = 16;
+pub(super) const MATRIX: usize = 16;
 
-/// Matrices that a subgroup holds along each axis of the result.
-const MATRICES: usize = 4;
+/// Elements of a vector, in which results are moved, and operands where 16-byte containers cannot be had.
+pub(super) const VECTOR: usize = 4;
 
-/// Elements of a vector, in which everything is moved.
-const VECTOR: usize = 4;
-
-/// Vectors of one slab that an invocation copies.
-const COPIES: usize = TILE * DEPTH / VECTOR / THREADS;
-
-/// Elements added to the lines of a slab.
-const PADDING: usize = 8;
+/// Elements of a container of 16 bytes.
+pub(super) const CONTAINER: usize = 8;
 
 /// Row tiles that are computed at about the same time, so that they find the other operand in cache.
 const BAND: usize = 8;
+
+/// The weight of a line of the right operand: the product of two powers of two, divided by that of the exponent `largest`, and
+/// 0 beyond the last line. In exponents, since the product may be beyond f32.
+const WEIGHT: &str = "\
+// The exponents of the workgroup's lines.
+var<workgroup> exponents: array<i32, 128>;
+
+fn line_exponent(line: u32) -> i32 {
+let first = bitcast<u32>(first_scales[params.first_offset + line]) >> 23u;
+let second = bitcast<u32>(second_scales[params.second_offset + line]) >> 23u;
+return i32(first + second) - 254;
+}
+
+fn power_of_two(exponent: i32) -> f32 {
+return bitcast<f32>(u32(clamp(exponent, -126, 126) + 127) << 23u);
+}
+
+fn line_weight(line: u32, largest: i32) -> f32 {
+let last = min(line, params.k - 1u);
+return select(0.0, power_of_two(line_exponent(last) - largest), line < params.k);
+}
+
+";
+
+/// Finds the largest exponent of the lines of this workgroup's part of `k`.
+const LARGEST_EXPONENT: &str = "\
+var largest = -126;
+for (var line = start + local; line < end; line += 128u) {
+largest = max(largest, line_exponent(line));
+}
+exponents[local] = largest;
+workgroupBarrier();
+for (var step = 64u; step > 0u; step /= 2u) {
+if (local < step) {
+exponents[local] = max(exponents[local], exponents[local + step]);
+}
+workgroupBarrier();
+}
+largest = min(exponents[0], 126);
+
+";
 
 /// Everything that decides the text of a kernel. Both operands are f16, the sums and the result f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,132 +93,35 @@ pub(super) struct Config {
     pub a_depth_contiguous: bool,
     /// The right operand is contiguous along `k`, otherwise along the result's columns.
     pub b_depth_contiguous: bool,
-    /// Rows and columns are multiples of [`TILE`]; otherwise the last tiles reach beyond the result.
+    /// Rows and columns are multiples of the tile's; otherwise the last tiles reach beyond the result.
     pub whole_tiles: bool,
-    /// Each row of the result is multiplied by a factor of its own.
-    pub row_scaled: bool,
+    /// Operands are moved in containers of 16 bytes, which WGSL cannot say: the text declares them as `vec4<f32>`, and
+    /// cooperative matrices of them, and [`Source::HalvedContainers`](crate::gpu::Source) makes these f16. Not for kernels
+    /// that compute with elements.
+    pub containers: bool,
+    pub kind: Kind,
 }
 
-/// Which operand a piece of text is about.
-#[derive(Clone, Copy)]
-struct Side {
-    letter: char,
-    depth_contiguous: bool,
-    /// Of the result: the parameter with its extent, the workgroup's first element, the subgroup's first.
-    extent: &'static str,
-    first: &'static str,
-    subgroup_first: &'static str,
-}
-
-impl Side {
-    /// Vectors from one line of the slab to the next.
-    fn line(&self) -> usize {
-        (if self.depth_contiguous { DEPTH } else { TILE } + PADDING) / VECTOR
-    }
-
-    /// Vectors in the slab.
-    fn slab(&self) -> usize {
-        self.line() * if self.depth_contiguous { TILE } else { DEPTH }
-    }
-
-    /// Lines between two vectors that an invocation copies.
-    fn lines_between_copies(&self) -> usize {
-        THREADS * VECTOR / if self.depth_contiguous { DEPTH } else { TILE }
-    }
-
-    /// Declares where the invocation's vectors come from and where in the slab they go.
-    ///
-    /// Beyond the last row or column the last one is copied again, into sums that nobody writes.
-    fn place_copies(&self, whole_tiles: bool) -> String {
-        let Side { letter, extent, first, .. } = self;
-        let (between, line) = (self.lines_between_copies(), self.line());
-        let mut text = String::new();
-        if self.depth_contiguous {
-            let vectors = DEPTH / VECTOR;
-            let _ = writeln!(
-                text,
-                "let {letter}_line = local / 64u * 8u + local / 16u % 4u + local / 8u % 2u * 4u;\n\
-                 let {letter}_place = {letter}_line * {line}u + local % {vectors}u;"
-            );
-            let start = format!("params.{letter}_offset + start / {VECTOR}u + local % {vectors}u");
-            if whole_tiles {
-                let _ = writeln!(
-                    text,
-                    "var {letter}_source = {start} + ({first} + {letter}_line) * params.{letter}_stride;\n\
-                     let {letter}_apart = {between}u * params.{letter}_stride;"
-                );
-            } else {
-                let _ = writeln!(text, "var {letter}_source = {start};");
-                for copy in 0..COPIES {
-                    let _ = writeln!(
-                        text,
-                        "let {letter}_line{copy} = min({first} + {letter}_line + {}u, params.{extent} - 1u) * \
-                         params.{letter}_stride;",
-                        copy * between
-                    );
-                }
-            }
-            let _ = writeln!(text, "let {letter}_step = {vectors}u;");
-        } else {
-            let vectors = TILE / VECTOR;
-            let column = format!("{first} / {VECTOR}u + local % {vectors}u");
-            let column = if whole_tiles { column } else { format!("min({column}, params.{extent} / {VECTOR}u - 1u)") };
-            let _ = writeln!(
-                text,
-                "let {letter}_place = local / {vectors}u * {line}u + local % {vectors}u;\n\
-                 var {letter}_source = params.{letter}_offset + (start + local / {vectors}u) * params.{letter}_stride + \
-                 {column};\nlet {letter}_apart = {between}u * params.{letter}_stride;\n\
-                 let {letter}_step = {DEPTH}u * params.{letter}_stride;"
-            );
-        }
-        for copy in 0..COPIES {
-            let _ = writeln!(text, "var {letter}_next{copy}: vec4<f16>;");
-        }
-        text
-    }
-
-    /// Reads the next slab's vectors into registers and moves on along `k`, if there is a slab at `following`.
-    fn read_slab(&self, whole_tiles: bool, following: &str) -> String {
-        let letter = self.letter;
-        let mut text = String::new();
-        for copy in 0..COPIES {
-            let line = match copy {
-                _ if self.depth_contiguous && !whole_tiles => format!(" + {letter}_line{copy}"),
-                0 => String::new(),
-                _ => format!(" + {copy}u * {letter}_apart"),
-            };
-            let _ = writeln!(text, "{letter}_next{copy} = {letter}[{letter}_source{line}];");
-        }
-        text + &format!("{letter}_source += select(0u, {letter}_step, {following} < end);\n")
-    }
-
-    fn store_slab(&self) -> String {
-        let (letter, apart) = (self.letter, self.lines_between_copies() * self.line());
-        (0..COPIES)
-            .map(|copy| format!("{letter}_slab[{letter}_place + {}u] = {letter}_next{copy};\n", copy * apart))
-            .collect()
-    }
-
-    /// Loads the subgroup's matrices at one place along `k`.
-    fn load_matrices(&self, depth: usize) -> String {
-        let Side { letter, subgroup_first, .. } = self;
-        let (line, role) = (self.line(), letter.to_ascii_uppercase());
-        // T stands for row-major memory; the left operand's rows and the right one's columns are the result's axes.
-        let load = if self.depth_contiguous == (*letter == 'a') { "coopLoadT" } else { "coopLoad" };
-        (0..MATRICES)
-            .map(|matrix| {
-                let along = format!("({subgroup_first} + {}u)", matrix * MATRIX);
-                let place = match self.depth_contiguous {
-                    true => format!("{along} * {line}u + {}u", depth / VECTOR),
-                    false => format!("{}u + {along} / {VECTOR}u", depth * line),
-                };
-                format!(
-                    "let {letter}{depth}_{matrix}_place = {place};\nlet {letter}{depth}_{matrix} = \
-                     {load}<coop_mat16x16<f16, {role}>>(&{letter}_slab[{letter}{depth}_{matrix}_place], {line}u);\n"
-                )
-            })
-            .collect()
-    }
+/// What a kernel computes besides the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// Tiles of [`TILE`] x [`TILE`].
+    Square {
+        /// Each row of the result is multiplied by a factor of its own.
+        row_scaled: bool,
+        /// A low-rank term is added before that; its left operand is contiguous along the rank, its right one lies as `b`.
+        low_rank: bool,
+        /// A vector is added to each row of the result.
+        biased: bool,
+    },
+    /// Tiles of [`TILE`] x [`THIN`]; the product's parts, without `alpha`.
+    Thin {
+        /// The right operand's lines, of which there may be any number, are multiplied by the products of two scales, which
+        /// are powers of two.
+        weighted: bool,
+        /// Columns are written as rows.
+        transposed: bool,
+    },
 }
 
 impl Config {
@@ -184,102 +130,274 @@ impl Config {
         let a = if self.a_depth_contiguous { 'n' } else { 't' };
         let b = if self.b_depth_contiguous { 't' } else { 'n' };
         let edges = if self.whole_tiles { "whole" } else { "edges" };
-        format!("cooperative_{a}{b}_{edges}{}", if self.row_scaled { "_row_scaled" } else { "" })
+        let kind = match self.kind {
+            Kind::Square { row_scaled, low_rank, biased } => {
+                [("_row_scaled", row_scaled), ("_low_rank", low_rank), ("_biased", biased)]
+            }
+            Kind::Thin { weighted, transposed } => {
+                [("_thin", true), ("_weighted", weighted), ("_transposed", transposed)]
+            }
+        };
+        let kind = kind.map(|(name, on)| if on { name } else { "" });
+        let containers = if self.containers { "_containers" } else { "" };
+        format!("cooperative_{a}{b}_{edges}{containers}{}", kind.concat())
+    }
+
+    /// Elements of a vector of the operands.
+    pub fn vector(&self) -> usize {
+        if self.containers { CONTAINER } else { VECTOR }
+    }
+
+    /// Slabs on their way from memory at a time.
+    fn sets(&self) -> usize {
+        if self.containers { 2 } else { 1 }
+    }
+
+    /// What the inner extent, and each part of it, must be a multiple of: there is no half turn of the loop, since a barrier
+    /// may not depend on a condition.
+    pub fn depth_step(&self) -> usize {
+        self.sets() * DEPTH
+    }
+
+    /// Columns of the result that a workgroup computes.
+    pub fn tile_columns(&self) -> usize {
+        if self.is_thin() { THIN } else { TILE }
+    }
+
+    fn is_thin(&self) -> bool {
+        matches!(self.kind, Kind::Thin { .. })
+    }
+
+    fn is_low_rank(&self) -> bool {
+        matches!(self.kind, Kind::Square { low_rank: true, .. })
+    }
+
+    fn is_row_scaled(&self) -> bool {
+        matches!(self.kind, Kind::Square { row_scaled: true, .. })
+    }
+
+    fn is_biased(&self) -> bool {
+        matches!(self.kind, Kind::Square { biased: true, .. })
+    }
+
+    fn is_weighted(&self) -> bool {
+        matches!(self.kind, Kind::Thin { weighted: true, .. })
+    }
+
+    fn is_transposed(&self) -> bool {
+        matches!(self.kind, Kind::Thin { transposed: true, .. })
+    }
+
+    /// Matrices that a subgroup holds along the result's rows and columns.
+    fn matrices(&self) -> [usize; 2] {
+        if self.is_thin() { [2, 2] } else { [4, 4] }
     }
 
     /// The kernel's text.
     pub fn wgsl(&self) -> String {
         let sides = self.sides();
-        let each = |text: &dyn Fn(&Side) -> String| sides.iter().map(text).collect::<String>();
         let mut text = self.declarations();
         text += &self.beginning();
-        text += &each(&|side| side.place_copies(self.whole_tiles));
-        text += &each_matrix(|row, column| format!("var sum{row}_{column} = coop_mat16x16<f32, C>();\n"));
-        let read = |following: &str| each(&|side| side.read_slab(self.whole_tiles, following));
-        let _ = write!(
-            text,
-            "\n{}for (var depth = start; depth < end; depth += {DEPTH}u) {{\n{}workgroupBarrier();\n{}",
-            read(&format!("start + {DEPTH}u")),
-            each(&Side::store_slab),
-            read(&format!("depth + {}u", 2 * DEPTH)),
-        );
-        for depth in (0..DEPTH).step_by(MATRIX) {
-            text += &each(&|side| side.load_matrices(depth));
-            text += &each_matrix(|row, column| {
-                let sum = format!("sum{row}_{column}");
-                format!("{sum} = coopMultiplyAdd(a{depth}_{row}, b{depth}_{column}, {sum});\n")
-            });
+        if self.is_weighted() {
+            text += LARGEST_EXPONENT;
         }
-        text += "workgroupBarrier();\n}\n\n";
+        text += &sides.iter().map(Side::place_copies).collect::<String>();
+        text += &self.each_matrix(|row, column| format!("var sum{row}_{column} = coop_mat16x16<f32, C>();\n"));
+        if self.is_low_rank() {
+            text += &self.low_rank_term();
+        }
+        text += &self.sums(&sides);
+        if self.is_weighted() {
+            text += &self
+                .each_matrix(|row, column| format!("sum{row}_{column} = sum{row}_{column} * power_of_two(largest);\n"));
+        }
         text += &self.write_sums();
         indent(&text)
     }
 
+    /// The loop along `k`: a slab goes from its registers into workgroup memory, these are filled again, and the slab is
+    /// multiplied.
+    fn sums(&self, sides: &[Side; 2]) -> String {
+        let each = |text: &dyn Fn(&Side) -> String| sides.iter().map(text).collect::<String>();
+        let read = |set: usize, following: &str| each(&|side| side.read_slab(set, following, "end"));
+        let sets = self.sets();
+        let mut text = String::from("\n");
+        for set in 0..sets {
+            text += &read(set, &format!("start + {}u", (set + 1) * DEPTH));
+        }
+        let _ = writeln!(text, "for (var depth = start; depth < end; depth += {}u) {{", sets * DEPTH);
+        for set in 0..sets {
+            let _ = write!(
+                text,
+                "{}workgroupBarrier();\n{}{}workgroupBarrier();\n",
+                each(&|side| side.store_slab(set)),
+                read(set, &format!("depth + {}u", (set + sets + 1) * DEPTH)),
+                // Names are the set's own.
+                if sets == 1 { self.multiply(sides) } else { format!("{{\n{}}}\n", self.multiply(sides)) },
+            );
+        }
+        text + "}\n\n"
+    }
+
+    /// Multiplies the slabs' matrices.
+    fn multiply(&self, sides: &[Side; 2]) -> String {
+        (0..DEPTH)
+            .step_by(MATRIX)
+            .map(|depth| {
+                sides.iter().map(|side| side.load_matrices(depth)).collect::<String>()
+                    + &self.each_matrix(|row, column| {
+                        let sum = format!("sum{row}_{column}");
+                        format!("{sum} = coopMultiplyAdd(a{depth}_{row}, b{depth}_{column}, {sum});\n")
+                    })
+            })
+            .collect()
+    }
+
+    /// The sums of the low-rank term. Only the first part of a product that is split along `k` has it.
+    fn low_rank_term(&self) -> String {
+        let sides = self.sides().map(|side| {
+            let letter = if side.letter == 'a' { 'p' } else { 'f' };
+            let depth_contiguous = side.letter == 'a' || side.depth_contiguous;
+            Side { letter, depth_contiguous, start: "0u", sets: 1, ..side }
+        });
+        let each = |text: &dyn Fn(&Side) -> String| sides.iter().map(text).collect::<String>();
+        format!(
+            "\n{}let rank = select(0u, params.rank, group.y == 0u);\n\
+             for (var depth = 0u; depth < rank; depth += {DEPTH}u) {{\n{}{}workgroupBarrier();\n{}workgroupBarrier();\n}}\n\
+             let multiple = params.update * p_scale[0] * f_scale[0];\n{}",
+            each(&Side::place_copies),
+            each(&|side| side.read_slab(0, &format!("depth + {DEPTH}u"), "rank")),
+            each(&|side| side.store_slab(0)),
+            self.multiply(&sides),
+            self.each_matrix(|row, column| format!("sum{row}_{column} = sum{row}_{column} * multiple;\n")),
+        )
+    }
+
     fn sides(&self) -> [Side; 2] {
+        let [row_matrices, column_matrices] = self.matrices();
+        let weighted = self.is_weighted();
         [
             Side {
                 letter: 'a',
+                slab: 'a',
                 depth_contiguous: self.a_depth_contiguous,
+                vector: self.vector(),
+                tile: TILE,
+                matrices: row_matrices,
                 extent: "m",
                 first: "first_row",
                 subgroup_first: "subgroup_row",
+                start: "start",
+                whole_tiles: self.whole_tiles,
+                sets: self.sets(),
+                weighted: false,
+                clamped: weighted,
             },
             Side {
                 letter: 'b',
+                slab: 'b',
                 depth_contiguous: self.b_depth_contiguous,
+                vector: self.vector(),
+                tile: self.tile_columns(),
+                matrices: column_matrices,
                 extent: "n",
                 first: "first_column",
                 subgroup_first: "subgroup_column",
+                start: "start",
+                // The columns of thin products are padded.
+                whole_tiles: self.whole_tiles || self.is_thin(),
+                sets: self.sets(),
+                weighted,
+                clamped: weighted,
             },
         ]
     }
 
     fn declarations(&self) -> String {
         let [a, b] = self.sides();
-        let scales = match self.row_scaled {
-            true => "@group(0) @binding(3) var<storage, read> row_scales: array<f32>;\n",
-            false => "",
+        let (container, low_rank) = (a.container(), self.is_low_rank());
+        let (f16s, f32s) = (&*format!("read_write> NAME: array<{container}>"), "read> NAME: array<f32>");
+        let more = [
+            ("row_scales", f32s, self.is_row_scaled()),
+            ("first_scales", f32s, self.is_weighted()),
+            ("second_scales", f32s, self.is_weighted()),
+            ("p", f16s, low_rank),
+            ("f", f16s, low_rank),
+            ("p_scale", f32s, low_rank),
+            ("f_scale", f32s, low_rank),
+            ("bias", "read> NAME: array<vec4<f32>>", self.is_biased()),
+        ];
+        let declare = |(binding, (name, kind, _)): (usize, &(&str, &str, bool))| {
+            format!("@group(0) @binding({}) var<storage, {};\n", binding + 3, kind.replace("NAME", name))
         };
+        let more: String = more.iter().filter(|(_, _, wanted)| *wanted).enumerate().map(declare).collect();
         format!(
             "// Generated by cooperative/generator.rs: {}.\n\
-             // Offsets and strides of the operands count vectors of {VECTOR}.\n\n\
-             enable f16;\nenable wgpu_cooperative_matrix;\n\n\
+             // Offsets and strides of the operands count vectors of {}.\n\n\
+             {}enable wgpu_cooperative_matrix;\n\n\
              struct Params {{\nm: u32,\nn: u32,\nk: u32,\nrow_tiles: u32,\ncolumn_tiles: u32,\ndepth_per_part: u32,\n\
              a_offset: u32,\na_stride: u32,\nb_offset: u32,\nb_stride: u32,\nrow_scales_offset: u32,\nalpha: f32,\n\
-             accumulate: u32,\n}}\n\n\
+             accumulate: u32,\nfirst_offset: u32,\nsecond_offset: u32,\nrank: u32,\np_offset: u32,\np_stride: u32,\nf_offset: u32,\n\
+             f_stride: u32,\nupdate: f32,\nbias_offset: u32,\n}}\n\n\
              // The operands are only read.\n\
-             @group(0) @binding(0) var<storage, read_write> a: array<vec4<f16>>;\n\
-             @group(0) @binding(1) var<storage, read_write> b: array<vec4<f16>>;\n\
-             @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;\n{scales}\
+             @group(0) @binding(0) var<storage, read_write> a: array<{container}>;\n\
+             @group(0) @binding(1) var<storage, read_write> b: array<{container}>;\n\
+             @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;\n{more}\
              var<immediate> params: Params;\n\n\
-             var<workgroup> a_slab: array<vec4<f16>, {}>;\nvar<workgroup> b_slab: array<vec4<f16>, {}>;\n\
+             var<workgroup> a_slab: array<{container}, {}>;\nvar<workgroup> b_slab: array<{container}, {}>;\n\
              // A matrix of each subgroup on its way out.\n\
              var<workgroup> matrices: array<vec4<f32>, {}>;\n\n",
             self.name(),
-            a.slab(),
-            b.slab(),
+            self.vector(),
+            if self.containers { "" } else { "enable f16;\n" },
+            // The low-rank term's left operand is contiguous along the rank, whatever the other left operand is.
+            if low_rank { Side { depth_contiguous: true, ..a }.slab_size().max(a.slab_size()) } else { a.slab_size() },
+            b.slab_size(),
             THREADS / 32 * MATRIX * MATRIX / VECTOR,
         ) + &self.writer()
+            + if self.is_weighted() { WEIGHT } else { "" }
     }
 
     /// `write_out`: a vector of the result, where it lies within.
     fn writer(&self) -> String {
-        let scale = if self.row_scaled { " * row_scales[params.row_scales_offset + row]" } else { "" };
-        let write = format!(
-            "let i = part_start + (row * params.n + column) / {VECTOR}u;\n\
-             var value = sum * (params.alpha{scale});\n\
-             if (params.accumulate != 0u) {{\nvalue += out[i];\n}}\nout[i] = value;\n"
-        );
+        let scale = if self.is_row_scaled() { " * row_scales[params.row_scales_offset + row]" } else { "" };
+        let bias = match self.is_biased() {
+            true => "if (first_part) {\nvalue += bias[params.bias_offset + column / 4u];\n}\n",
+            false => "",
+        };
+        let write = match self.kind {
+            Kind::Thin { transposed: false, .. } => {
+                format!("out[part_start + (row * params.n + column) / {VECTOR}u] = sum;\n")
+            }
+            Kind::Thin { transposed: true, .. } => {
+                format!("out[part_start + (column * params.m + row) / {VECTOR}u] = sum;\n")
+            }
+            Kind::Square { .. } => format!(
+                "let i = part_start + (row * params.n + column) / {VECTOR}u;\n\
+                 var value = sum * (params.alpha{scale});\n{bias}\
+                 if (params.accumulate != 0u) {{\nvalue += out[i];\n}}\nout[i] = value;\n"
+            ),
+        };
         let write = match self.whole_tiles {
             true => write,
             false => format!("if (row < params.m && column < params.n) {{\n{write}}}\n"),
         };
-        format!("fn write_out(part_start: u32, row: u32, column: u32, sum: vec4<f32>) {{\n{write}}}\n\n")
+        format!(
+            "fn write_out(first_part: bool, part_start: u32, row: u32, column: u32, sum: vec4<f32>) {{\n{write}}}\n\n"
+        )
     }
 
     /// The head of the entry point: this workgroup's tile and part of `k`.
     fn beginning(&self) -> String {
-        let subgroup = MATRICES * MATRIX;
+        let columns = self.tile_columns();
+        let subgroup = match self.is_thin() {
+            true => format!("let subgroup_row = subgroup * {}u;\nlet subgroup_column = 0u;\n", TILE / 4),
+            false => format!(
+                "let subgroup_row = subgroup / 2u * {}u;\nlet subgroup_column = subgroup % 2u * {}u;\n",
+                TILE / 2,
+                TILE / 2
+            ),
+        };
         format!(
             "@compute @workgroup_size({THREADS})\nfn main(\n@builtin(local_invocation_index) local: u32,\n\
              @builtin(workgroup_id) group: vec3<u32>,\n@builtin(subgroup_id) subgroup: u32,\n\
@@ -289,8 +407,7 @@ impl Config {
              let band_rows = min(params.row_tiles - band * {BAND}u, {BAND}u);\n\
              let in_band = group.x - band * {BAND}u * params.column_tiles;\n\
              let first_row = (band * {BAND}u + in_band % band_rows) * {TILE}u;\n\
-             let first_column = in_band / band_rows * {TILE}u;\n\
-             let subgroup_row = subgroup / 2u * {subgroup}u;\nlet subgroup_column = subgroup % 2u * {subgroup}u;\n\
+             let first_column = in_band / band_rows * {columns}u;\n{subgroup}\
              let start = group.y * params.depth_per_part;\n\
              let end = min(params.k, start + params.depth_per_part);\n\n"
         )
@@ -299,28 +416,36 @@ impl Config {
     /// One matrix of each subgroup after another goes through workgroup memory; a lane writes two vectors of it.
     fn write_sums(&self) -> String {
         let vectors = MATRIX * MATRIX / VECTOR;
+        // Lines of a matrix in workgroup memory are its rows, or its columns where these are written as rows.
+        let (store, line, along) = match self.is_transposed() {
+            false => ("coopStoreT", "row", "column"),
+            true => ("coopStore", "column", "row"),
+        };
         let mut text = format!(
             "let part_start = group.y * (params.m * params.n / {VECTOR}u);\nlet place = subgroup * {vectors}u;\n\
-             let row = first_row + subgroup_row + lane / {VECTOR}u;\n\
-             let column = first_column + subgroup_column + lane % {VECTOR}u * {VECTOR}u;\n"
+             let {line} = first_{line} + subgroup_{line} + lane / {VECTOR}u;\n\
+             let {along} = first_{along} + subgroup_{along} + lane % {VECTOR}u * {VECTOR}u;\n"
         );
         let half = vectors / 2;
-        text += &each_matrix(|matrix_row, matrix_column| {
+        text += &self.each_matrix(|matrix_row, matrix_column| {
             let (down, across) = (matrix_row * MATRIX, matrix_column * MATRIX);
+            let [next_row, next_column] = if self.is_transposed() { [0, MATRIX / 2] } else { [MATRIX / 2, 0] };
             format!(
-                "coopStoreT(sum{matrix_row}_{matrix_column}, &matrices[place], {}u);\nworkgroupBarrier();\n\
-                 write_out(part_start, row + {down}u, column + {across}u, matrices[place + lane]);\n\
-                 write_out(part_start, row + {}u, column + {across}u, matrices[place + lane + {half}u]);\n\
+                "{store}(sum{matrix_row}_{matrix_column}, &matrices[place], {}u);\nworkgroupBarrier();\n\
+                 write_out(group.y == 0u, part_start, row + {down}u, column + {across}u, matrices[place + lane]);\n\
+                 write_out(group.y == 0u, part_start, row + {}u, column + {}u, matrices[place + lane + {half}u]);\n\
                  workgroupBarrier();\n",
                 MATRIX / VECTOR,
-                down + MATRIX / 2
+                down + next_row,
+                across + next_column
             )
         });
         text + "}\n"
     }
-}
 
-/// Text for each matrix of a subgroup, given its row and column.
-fn each_matrix(text: impl Fn(usize, usize) -> String) -> String {
-    (0..MATRICES).flat_map(|row| (0..MATRICES).map(move |column| (row, column))).map(|(r, c)| text(r, c)).collect()
+    /// Text for each matrix of a subgroup, given its row and column.
+    fn each_matrix(&self, text: impl Fn(usize, usize) -> String) -> String {
+        let [rows, columns] = self.matrices();
+        (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| text(r, c)).collect()
+    }
 }

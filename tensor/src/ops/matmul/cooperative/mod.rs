@@ -2,7 +2,9 @@
 //! suits them; every kernel is tested on the device before its first use.
 
 mod generator;
+mod low_rank;
 mod self_test;
+mod side;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +15,8 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
-use generator::{Config, DEPTH, TILE};
+use generator::{CONTAINER, Config, DEPTH, Kind, TILE, VECTOR};
+pub(in crate::ops) use low_rank::{LowRankUpdate, ThinProduct, factor_gradient, project};
 
 /// Rows and columns of the result from which a tile of 128 x 128 wins over a smaller one on ordinary cores.
 const MIN_EXTENT: usize = 64;
@@ -27,11 +30,8 @@ const MIN_DEPTH_PER_PART: usize = 512;
 /// Workgroups that a device launches along one axis of the grid at the least.
 const MAX_GROUPS: usize = 65_535;
 
-/// Elements in which offsets and strides are counted.
-const VECTOR: usize = 4;
-
 #[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
+#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
 struct Params {
     m: u32,
     n: u32,
@@ -46,6 +46,15 @@ struct Params {
     row_scales_offset: u32,
     alpha: f32,
     accumulate: u32,
+    first_offset: u32,
+    second_offset: u32,
+    rank: u32,
+    p_offset: u32,
+    p_stride: u32,
+    f_offset: u32,
+    f_stride: u32,
+    update: f32,
+    bias_offset: u32,
 }
 
 /// What becomes of the sums: `alpha` times the product, rows times `row_scales` (f32 `[m]`, contiguous), plus what was
@@ -55,40 +64,72 @@ pub(super) struct Update<'a> {
     pub alpha: f32,
     pub row_scales: Option<&'a Tensor>,
     pub accumulate: bool,
+    /// Added to the product before it is multiplied by anything.
+    pub low_rank: Option<&'a LowRankUpdate<'a>>,
+    /// f32 `[n]`, contiguous: added to every row of the product times `alpha`, which then is 1.
+    pub bias: Option<&'a Tensor>,
+}
+
+impl Update<'_> {
+    /// `alpha` times the product, plus what was there if `accumulate`.
+    pub fn plain(alpha: f32, accumulate: bool) -> Self {
+        Update { alpha, row_scales: None, accumulate, low_rank: None, bias: None }
+    }
 }
 
 /// Computes the product if the device and the shape suit, and says whether it did.
 pub(super) fn write(gpu: &Gpu, product: &Product, out: &Tensor, update: Update<'_>) -> Result<bool> {
-    let Some(config) = config(gpu, product, update.row_scales.is_some()) else { return Ok(false) };
-    if !self_test::passes(gpu, config, out.device())? {
-        return Ok(false);
-    }
+    let Some(config) = config(gpu, product, &update) else { return Ok(false) };
+    let Some(config) = self_test::usable(gpu, config, out.device())? else { return Ok(false) };
     launch(gpu, config, product, parts(product), out, update)?;
     Ok(true)
 }
 
 /// The kernel for a product; `None` where there is none.
-fn config(gpu: &Gpu, product: &Product, row_scaled: bool) -> Option<Config> {
+fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
     let Product { a, b, m, n, k, batch, .. } = product;
-    let reads_vectors = |operand: &Operand, contiguous: usize| {
-        [contiguous, operand.offset(), operand.stride].iter().all(|extent| extent.is_multiple_of(VECTOR))
-    };
     let suits = gpu.cooperative.usable()
-        && [a, b].iter().all(|operand| operand.tensor.dtype() == DType::F16)
         && batch.is_empty()
         && *m >= MIN_EXTENT
         && *n >= MIN_EXTENT
         && n.is_multiple_of(VECTOR)
-        && k.is_multiple_of(DEPTH)
-        && reads_vectors(a, if a.row_major { *k } else { *m })
-        && reads_vectors(b, if b.row_major { *n } else { *k })
-        && m.div_ceil(TILE) * n.div_ceil(TILE) <= MAX_GROUPS;
-    suits.then(|| Config {
+        && m.div_ceil(TILE) * n.div_ceil(TILE) <= MAX_GROUPS
+        && update.bias.is_none_or(|bias| bias.layout.offset.is_multiple_of(VECTOR));
+    let containers = containers(gpu, *k, |vector| {
+        suits && reads_vectors(product, vector) && update.low_rank.is_none_or(|term| term.suits(product, vector))
+    })?;
+    Some(Config {
         a_depth_contiguous: a.row_major,
         b_depth_contiguous: !b.row_major,
         whole_tiles: m.is_multiple_of(TILE) && n.is_multiple_of(TILE),
-        row_scaled,
+        containers,
+        kind: Kind::Square {
+            row_scaled: update.row_scales.is_some(),
+            low_rank: update.low_rank.is_some(),
+            biased: update.bias.is_some(),
+        },
     })
+}
+
+/// Whether operands are moved in containers of 16 bytes, two slabs at a time; `None` where they cannot even be moved in vectors
+/// of 8.
+fn containers(gpu: &Gpu, k: usize, suits: impl Fn(usize) -> bool) -> Option<bool> {
+    if gpu.cooperative.containers_usable() && k.is_multiple_of(2 * DEPTH) && suits(CONTAINER) {
+        return Some(true);
+    }
+    (k.is_multiple_of(DEPTH) && suits(VECTOR)).then_some(false)
+}
+
+/// Whether the operands can be read in vectors.
+fn reads_vectors(product: &Product, vector: usize) -> bool {
+    let Product { a, b, m, n, k, .. } = product;
+    is_read_in(vector, a, if a.row_major { *k } else { *m }) && is_read_in(vector, b, if b.row_major { *n } else { *k })
+}
+
+/// Whether an f16 operand can be read in vectors, `contiguous` being its extent along its contiguous axis.
+fn is_read_in(vector: usize, operand: &Operand, contiguous: usize) -> bool {
+    operand.tensor.dtype() == DType::F16
+        && [contiguous, operand.offset(), operand.stride].iter().all(|extent| extent.is_multiple_of(vector))
 }
 
 /// Into how many parts `k` is split: as many as keep all multiprocessors busy where the tiles alone do not.
@@ -99,7 +140,7 @@ fn parts(product: &Product) -> usize {
 
 /// Records the kernel, and the sum of the parts where there are several.
 fn launch(gpu: &Gpu, config: Config, product: &Product, parts: usize, out: &Tensor, update: Update<'_>) -> Result<()> {
-    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(DEPTH);
+    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(config.depth_step());
     let parts = product.k.div_ceil(depth_per_part);
     if parts == 1 {
         return multiply(gpu, config, product, depth_per_part, out, update);
@@ -119,32 +160,59 @@ fn multiply(
     out: &Tensor,
     update: Update<'_>,
 ) -> Result<()> {
-    let Product { a, b, m, n, k, .. } = product;
-    let (row_tiles, column_tiles) = (m.div_ceil(TILE), n.div_ceil(TILE));
-    let params = Params {
-        m: *m as u32,
-        n: *n as u32,
-        k: *k as u32,
-        row_tiles: row_tiles as u32,
-        column_tiles: column_tiles as u32,
-        depth_per_part: depth_per_part as u32,
-        a_offset: (a.offset() / VECTOR) as u32,
-        a_stride: (a.stride / VECTOR) as u32,
-        b_offset: (b.offset() / VECTOR) as u32,
-        b_stride: (b.stride / VECTOR) as u32,
-        row_scales_offset: update.row_scales.map_or(0, |scales| scales.layout.offset as u32),
+    let offset = |tensor: Option<&Tensor>| tensor.map_or(0, |tensor| tensor.layout.offset as u32);
+    let mut params = Params {
+        row_scales_offset: offset(update.row_scales),
         alpha: update.alpha,
         accumulate: u32::from(update.accumulate),
+        bias_offset: offset(update.bias) / VECTOR as u32,
+        ..Params::of(config, product, depth_per_part)
     };
+    if let Some(term) = update.low_rank {
+        term.describe(&mut params, config.vector())?;
+    }
     let wgsl = || config.wgsl();
-    // The operands are bound as if they were written to; the generator says why.
-    let mut dispatch = Dispatch::new(config.name(), "main", Source::Generated(&wgsl))
-        .write(&a.tensor)
-        .write(&b.tensor)
-        .write(out)
-        .params(&params);
+    let mut dispatch = dispatch(config, product, out, &wgsl).params(&params);
     if let Some(scales) = update.row_scales {
         dispatch = dispatch.read(scales);
     }
-    dispatch.run(gpu, [(row_tiles * column_tiles) as u32, k.div_ceil(depth_per_part) as u32, 1])
+    if let Some(LowRankUpdate { left, right, scales: [left_scale, right_scale], .. }) = update.low_rank {
+        dispatch = dispatch.write(left).write(right).read(left_scale).read(right_scale);
+    }
+    if let Some(bias) = update.bias {
+        dispatch = dispatch.read(bias);
+    }
+    dispatch.run(gpu, params.grid())
+}
+
+impl Params {
+    /// A product without anything besides.
+    fn of(config: Config, product: &Product, depth_per_part: usize) -> Self {
+        let Product { a, b, m, n, k, .. } = product;
+        let vector = config.vector();
+        Params {
+            m: *m as u32,
+            n: *n as u32,
+            k: *k as u32,
+            row_tiles: m.div_ceil(TILE) as u32,
+            column_tiles: n.div_ceil(config.tile_columns()) as u32,
+            depth_per_part: depth_per_part as u32,
+            a_offset: (a.offset() / vector) as u32,
+            a_stride: (a.stride / vector) as u32,
+            b_offset: (b.offset() / vector) as u32,
+            b_stride: (b.stride / vector) as u32,
+            alpha: 1.0,
+            ..bytemuck::Zeroable::zeroed()
+        }
+    }
+
+    fn grid(&self) -> [u32; 3] {
+        [self.row_tiles * self.column_tiles, self.k.div_ceil(self.depth_per_part), 1]
+    }
+}
+
+/// The kernel with its first three bindings. The operands are bound as if they were written to; the generator says why.
+fn dispatch<'a>(config: Config, product: &'a Product, out: &'a Tensor, wgsl: &'a dyn Fn() -> String) -> Dispatch<'a> {
+    let source = if config.containers { Source::HalvedContainers(wgsl) } else { Source::Generated(wgsl) };
+    Dispatch::new(config.name(), "main", source).write(&product.a.tensor).write(&product.b.tensor).write(out)
 }

@@ -1,8 +1,8 @@
 //! The test of a kernel on the device before its first use. Cooperative matrices are new: some drivers return wrong
 //! tiles, or none. A wrong result turns them off for the device, with a warning, and ordinary kernels take over.
 
-use super::generator::{Config, DEPTH, TILE};
-use super::{Update, launch};
+use super::generator::{Config, DEPTH, Kind, THIN, TILE};
+use super::{LowRankUpdate, Update, launch, low_rank};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
@@ -11,11 +11,12 @@ use crate::gpu::Gpu;
 use crate::ops::matmul::Product;
 use crate::tensor::Tensor;
 
-/// Whether the kernel may be used on this device: what its test said, which runs at the first call.
-pub(super) fn passes(gpu: &Gpu, config: Config, device: &Device) -> Result<bool> {
+/// The kernel, or the one without containers in its place, if it may be used on this device: what its test said, which runs
+/// at the first call.
+pub(super) fn usable(gpu: &Gpu, config: Config, device: &Device) -> Result<Option<Config>> {
     let name = config.name();
     if gpu.cooperative.has_passed(&name) {
-        return Ok(true);
+        return Ok(Some(config));
     }
     let fault = match find_fault(gpu, config, device) {
         Ok(fault) => fault,
@@ -23,53 +24,121 @@ pub(super) fn passes(gpu: &Gpu, config: Config, device: &Device) -> Result<bool>
         Err(error @ TensorError::DeviceLost { .. }) => return Err(error),
         Err(error) => Some(error.to_string()),
     };
-    if let Some(fault) = &fault {
-        gpu.cooperative.turn_off(&gpu.summary.name, &format!("{name}: {fault}"));
-    } else {
-        gpu.cooperative.pass(name);
+    match fault {
+        None => {
+            gpu.cooperative.pass(name);
+            Ok(Some(config))
+        }
+        Some(fault) if config.containers => {
+            gpu.cooperative.turn_off_containers(&gpu.summary.name, &format!("{name}: {fault}"));
+            usable(gpu, Config { containers: false, ..config }, device)
+        }
+        Some(fault) => {
+            gpu.cooperative.turn_off(&gpu.summary.name, &format!("{name}: {fault}"));
+            Ok(None)
+        }
     }
-    Ok(fault.is_none())
 }
 
 /// Compares the kernel with the CPU's product, of numbers so short that every sum is exact in f32.
 pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<Option<String>> {
-    // Several tiles each way.
-    let (m, n) = if config.whole_tiles { (2 * TILE, TILE) } else { (TILE + 72, TILE + 4) };
-    let k = 4 * DEPTH;
-    let operands = |device: &Device| -> Result<[Tensor; 2]> {
-        Ok([
-            operand(device, [m, k], config.a_depth_contiguous, 3)?,
-            operand(device, [k, n], !config.b_depth_contiguous, 5)?,
-        ])
-    };
-    let [a, b] = operands(&Device::cpu())?;
-    let expected = a.matmul(&b)?.to_vec::<f32>()?;
-    let [a, b] = operands(device)?;
-    let product = Product::new("self-test", &a, &b)?;
-    let scales: Vec<f32> = (0..m).map(|row| [0.25, 1.0, 8.0][row % 3]).collect();
-    let row_scales = Tensor::from_slice(device, &[m], &scales)?;
-    let row_scales = config.row_scaled.then_some(&row_scales);
     for parts in [1, 2] {
-        let out = Tensor::ones(device, &[m, n], DType::F32)?;
-        launch(gpu, config, &product, parts, &out, Update { alpha: 0.5, row_scales, accumulate: true })?;
-        for (index, (value, product)) in out.to_vec::<f32>()?.into_iter().zip(&expected).enumerate() {
-            let scale = if config.row_scaled { scales[index / n] } else { 1.0 };
-            let expected = 1.0 + 0.5 * scale * product;
-            if value != expected {
-                let place = format!("row {}, column {}", index / n, index % n);
-                return Ok(Some(format!("{m} x {n} x {k}, {place}: {value} instead of {expected}")));
+        let fault = match config.kind {
+            Kind::Square { row_scaled, low_rank, biased } => {
+                square(gpu, config, device, parts, [row_scaled, low_rank, biased])?
             }
+            Kind::Thin { weighted, transposed } => thin(gpu, config, device, parts, [weighted, transposed])?,
+        };
+        if fault.is_some() {
+            return Ok(fault);
         }
     }
     Ok(None)
 }
 
-/// A matrix of multiples of 1/8 between -1 and 1.
-fn operand(device: &Device, [rows, columns]: [usize; 2], row_major: bool, seed: usize) -> Result<Tensor> {
-    let eighth = |i: usize| f16::from_f32(((i * 37 + i / 61 * seed) % 17) as f32 / 8.0 - 1.0);
-    let values = (0..rows * columns).map(eighth).collect();
-    match row_major {
-        true => Tensor::from_vec(device, &[rows, columns], values),
-        false => Tensor::from_vec(device, &[columns, rows], values)?.t(),
+fn square(
+    gpu: &Gpu,
+    config: Config,
+    device: &Device,
+    parts: usize,
+    [row_scaled, low_rank, biased]: [bool; 3],
+) -> Result<Option<String>> {
+    // Several tiles each way.
+    let (m, n) = if config.whole_tiles { (2 * TILE, TILE) } else { (TILE + 72, TILE + 8) };
+    let (k, rank) = (4 * DEPTH, 2 * DEPTH);
+    let (a, expected_a) = operand(device, [m, k], config.a_depth_contiguous, 3)?;
+    let (b, expected_b) = operand(device, [k, n], !config.b_depth_contiguous, 5)?;
+    let (left, expected_left) = operand(device, [m, rank], true, 7)?;
+    let (right, expected_right) = operand(device, [rank, n], !config.b_depth_contiguous, 11)?;
+    let scales: Vec<f32> = (0..m).map(|row| if row_scaled { [0.25, 1.0, 8.0][row % 3] } else { 1.0 }).collect();
+    let row_scales = Tensor::from_slice(device, &[m], &scales)?;
+    let term_scales = [Tensor::from_slice(device, &[1], &[0.5f32])?, Tensor::from_slice(device, &[1], &[4.0f32])?];
+    let term = LowRankUpdate { left: &left, right: &right, scales: term_scales.each_ref(), alpha: 0.25 };
+    let mut expected = expected_a.matmul(&expected_b)?;
+    if low_rank {
+        expected = expected.matmul_accumulate(&expected_left, &expected_right, 0.5)?;
     }
+    let mut expected = expected.to_vec::<f32>()?;
+    let bias: Vec<f32> = (0..n).map(|column| if biased { (column % 7) as f32 } else { 0.0 }).collect();
+    let on_device = Tensor::from_slice(device, &[n], &bias)?;
+    // A bias is for products that are not multiplied.
+    let alpha = if biased { 1.0 } else { 0.5 };
+    for (row, scale) in expected.chunks_mut(n).zip(&scales) {
+        row.iter_mut().zip(&bias).for_each(|(value, bias)| *value = 1.0 + alpha * scale * *value + bias);
+    }
+    let update = Update {
+        alpha,
+        row_scales: row_scaled.then_some(&row_scales),
+        accumulate: true,
+        low_rank: low_rank.then_some(&term),
+        bias: biased.then_some(&on_device),
+    };
+    let out = Tensor::ones(device, &[m, n], DType::F32)?;
+    launch(gpu, config, &Product::new("self-test", &a, &b)?, parts, &out, update)?;
+    first_difference(&out, &expected)
+}
+
+fn thin(
+    gpu: &Gpu,
+    config: Config,
+    device: &Device,
+    parts: usize,
+    [weighted, transposed]: [bool; 2],
+) -> Result<Option<String>> {
+    let (m, n) = if config.whole_tiles { (2 * TILE, 2 * THIN) } else { (TILE + 72, 2 * THIN) };
+    let k = if weighted { 4 * DEPTH - 5 } else { 4 * DEPTH };
+    let (a, expected_a) = operand(device, [m, k], config.a_depth_contiguous, 3)?;
+    let (b, expected_b) = operand(device, [k, n], !config.b_depth_contiguous, 5)?;
+    // Of many magnitudes, for differences between parts.
+    let scale =
+        |row: usize, step: i32| if weighted { 2f32.powi(row as i32 % 3 + step * (row / 70) as i32) } else { 1.0 };
+    let scales = [-3, 2].map(|step| (0..k).map(|row| scale(row, step)).collect::<Vec<f32>>());
+    let weights: Vec<f32> = scales[0].iter().zip(&scales[1]).map(|(first, second)| first * second).collect();
+    let expected_b = expected_b.cast(DType::F32)?.mul(&Tensor::from_slice(&Device::cpu(), &[k, 1], &weights)?)?;
+    let [first, second] = [0, 1].map(|side| Tensor::from_slice(device, &[k], &scales[side]));
+    let (first, second) = (first?, second?);
+    let expected = expected_a.cast(DType::F32)?.matmul(&expected_b)?;
+    let expected = if transposed { expected.t()?.contiguous()? } else { expected };
+    let product = Product::new("self-test", &a, &b)?;
+    let sums = low_rank::launch(gpu, config, &product, parts, weighted.then_some([&first, &second]))?;
+    first_difference(&sums.sum(&[0], false)?, &expected.to_vec::<f32>()?)
+}
+
+fn first_difference(found: &Tensor, expected: &[f32]) -> Result<Option<String>> {
+    let columns = found.shape()[1];
+    let difference = found.to_vec::<f32>()?.into_iter().zip(expected).enumerate().find(|(_, (x, want))| x != *want);
+    Ok(difference.map(|(i, (x, want))| {
+        format!("{}, row {}, column {}: {x} instead of {want}", found.shape(), i / columns, i % columns)
+    }))
+}
+
+/// A matrix of multiples of 1/8 between -1 and 1, on the device and on the CPU.
+fn operand(device: &Device, [rows, columns]: [usize; 2], row_major: bool, seed: usize) -> Result<(Tensor, Tensor)> {
+    let eighth = |i: usize| f16::from_f32(((i * 37 + i / 61 * seed) % 17) as f32 / 8.0 - 1.0);
+    let values: Vec<f16> = (0..rows * columns).map(eighth).collect();
+    let on = |device: &Device| match row_major {
+        true => Tensor::from_slice(device, &[rows, columns], &values),
+        false => Tensor::from_slice(device, &[columns, rows], &values)?.t(),
+    };
+    Ok((on(device)?, on(&Device::cpu())?))
 }

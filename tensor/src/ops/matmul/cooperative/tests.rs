@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::generator::Config;
+use super::generator::{Config, Kind};
 use super::{Update, launch, parts, self_test};
 use crate::device::Backend;
 use crate::gpu::{assert_as_reviewed, validate};
@@ -10,11 +10,28 @@ use crate::testing::check;
 use crate::{DType, Device, DeviceRequest, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    (0..16).map(|choices| {
-        let [a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled] =
-            [1, 2, 4, 8].map(|bit| choices & bit > 0);
-        Config { a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled }
-    })
+    let kinds = (0..12).map(|choices| {
+        let [first, second, third] = [1, 2, 4].map(|bit| choices & bit > 0);
+        match choices {
+            0..8 => Kind::Square { row_scaled: first, low_rank: second, biased: third },
+            _ => Kind::Thin { weighted: first, transposed: second },
+        }
+    });
+    let layouts = (0..16).map(|choices| [1, 2, 4, 8].map(|bit| choices & bit > 0));
+    layouts
+        .flat_map(move |layout| kinds.clone().map(move |kind| (layout, kind)))
+        .map(|([a_depth_contiguous, b_depth_contiguous, whole_tiles, containers], kind)| Config {
+            a_depth_contiguous,
+            b_depth_contiguous,
+            whole_tiles,
+            containers,
+            kind,
+        })
+        // Weights are for one layout, and for elements.
+        .filter(|config| {
+            let weighted = matches!(config.kind, Kind::Thin { weighted: true, .. });
+            !weighted || !(config.a_depth_contiguous || config.b_depth_contiguous || config.containers)
+        })
 }
 
 #[test]
@@ -32,11 +49,17 @@ fn names_tell_configurations_apart() {
 
 #[test]
 fn generated_text_is_as_reviewed() {
-    // Every layout, both kinds of tiles, with scales and without, at least once.
-    for (a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled) in
-        [(true, true, true, true), (true, false, false, true), (false, false, true, false)]
-    {
-        let config = Config { a_depth_contiguous, b_depth_contiguous, whole_tiles, row_scaled };
+    // Every layout, both kinds of tiles, everything that is done besides, at least once.
+    let square = |row_scaled, low_rank, biased| Kind::Square { row_scaled, low_rank, biased };
+    let thin = |weighted, transposed| Kind::Thin { weighted, transposed };
+    for (a_depth_contiguous, b_depth_contiguous, whole_tiles, kind) in [
+        (true, true, true, square(true, false, false)),
+        (true, false, false, square(true, true, true)),
+        (false, false, true, square(false, false, false)),
+        (true, true, true, thin(false, false)),
+        (false, false, false, thin(true, true)),
+    ] {
+        let config = Config { a_depth_contiguous, b_depth_contiguous, whole_tiles, containers: whole_tiles, kind };
         assert_as_reviewed("matmul", &config.name(), &config.wgsl());
     }
 }
@@ -104,10 +127,11 @@ fn products_agree_with_f64_on_tensor_cores() {
         }
         let (a, b) = (a.build(device), b.build(device));
         let product = Product::new("test", &a, &b)?;
-        let config = super::config(gpu(), &product, row_scaled).expect("a shape for tensor cores");
         let row_scales = Tensor::from_slice(device, &[m], &scales)?;
         let out = Tensor::zeros(device, &[m, n], DType::F32)?;
-        let update = Update { alpha: 1.0, row_scales: row_scaled.then_some(&row_scales), accumulate: false };
+        let row_scales = row_scaled.then_some(&row_scales);
+        let update = Update { row_scales, ..Update::plain(1.0, false) };
+        let config = super::config(gpu(), &product, &update).expect("a shape for tensor cores");
         launch(gpu(), config, &product, 1 + slabs % 3, &out, update)?;
         assert_product(&out, &shape, &want, k)
     });

@@ -1,0 +1,188 @@
+//! Low-rank updates of frozen matrices in mixed precision: the products of an adapter's training step, with both operands
+//! in 16 bits and sums in f32.
+//!
+//! Let M be a matrix whose rows are Mᵢ = cᵢ·Xᵢ ([`RowScaled`]: X in f16, cᵢ powers of two), and let A = p·Â and B = q·B̂ be
+//! factors, each rounded with one power of two for all of it ([`RoundedFactor`]). Then, with H = X·Âᵀ rounded to f16
+//! ([`Projection`]),
+//!
+//! - `M·Aᵀ` has the rows cᵢ·p·Hᵢ,
+//! - `M·Wᵀ + s·M·Aᵀ·Bᵀ` has the rows cᵢ·(Xᵢ·Wᵀ + s·p·q·Hᵢ·B̂ᵀ): one product whose inner extent is longer by the rank
+//!   ([`RowScaled::matmul_plus`]),
+//! - the gradients of the factors sum over rows: `Yᵀ·(M·Aᵀ)` for a second matrix with rows c′ᵢ·Yᵢ is Σᵢ Yᵢᵀ·(cᵢ·c′ᵢ·p·Hᵢ). The
+//!   weights cᵢ·c′ᵢ are brought to at most 1 by the largest of them; a row below 2⁻²⁴ of it loses nothing that the sum would
+//!   show.
+//!
+//! Powers of two change no digit, so no result depends on a loss scale. No number can overflow: |X| and |Â| are below 2,
+//! and H is divided by a power of two that its width decides.
+//!
+//! What does not live here: the kernels for tensor cores (`matmul/cooperative`), which compute the same.
+
+mod composed;
+mod cpu;
+mod gpu;
+#[cfg(test)]
+mod tests;
+
+use crate::device::Backend;
+use crate::dtype::DType;
+use crate::error::{Result, TensorError};
+use crate::ops::RowScaled;
+use crate::ops::matmul::cooperative::{self, LowRankUpdate, ThinProduct};
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// The rank is padded with zeros to a multiple of this many, which kernels take at a time.
+const RANK_STEP: usize = 32;
+
+/// H is at most this.
+const LARGEST_PROJECTION: usize = 1 << 15;
+
+/// A factor of a low-rank product, rounded to f16 after division by the power of two of its largest magnitude.
+#[derive(Clone, Debug)]
+pub struct RoundedFactor {
+    /// f16 of the factor's shape, the rank padded with zeros to a multiple of [`RANK_STEP`].
+    values: Tensor,
+    /// f32 `[1]`.
+    scale: Tensor,
+    rank_axis: usize,
+    rank: usize,
+}
+
+/// A matrix's product with a factor, f16 `[rows, padded rank]`: row i is to be multiplied by the matrix's scale of the row,
+/// by the factor's scale, and by `multiple`.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    values: Tensor,
+    row_scales: Tensor,
+    factor_scale: Tensor,
+    multiple: f32,
+}
+
+/// A low-rank term of a product: `alpha` times a projection times a factor.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRankTerm<'a> {
+    /// The left operand's product with the one factor.
+    pub projection: &'a Projection,
+    /// The other factor.
+    pub factor: &'a RoundedFactor,
+    /// Factor of the term.
+    pub alpha: f32,
+}
+
+impl Tensor {
+    /// This f32 factor, `[rank, width]` with `rank_axis` 0 or `[width, rank]` with 1, rounded to f16 (nearest, ties to even)
+    /// after division by the power of two of its largest magnitude. What is lost of an element is at most 2⁻¹¹ of it, or
+    /// 2⁻²⁵ of the factor's largest, whichever is more.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] where this is no matrix or has no elements, [`TensorError::Axis`] for another axis,
+    /// [`TensorError::DType`] for other types than f32, or the device's own errors.
+    pub fn rounded_factor(&self, rank_axis: usize) -> Result<RoundedFactor> {
+        const NAME: &str = "rounded_factor";
+        self.expect_dtype(NAME, DType::F32)?;
+        self.check_axis(NAME, rank_axis)?;
+        if self.rank() != 2 || self.elements() == 0 {
+            let expected = "a factor [rank, width] or [width, rank]".into();
+            return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
+        }
+        let rank = self.shape()[rank_axis];
+        let mut extents = [self.shape()[0], self.shape()[1]];
+        extents[rank_axis] = rank.next_multiple_of(RANK_STEP);
+        let (x, padded) = (self.contiguous()?, Shape::new(&extents)?);
+        let (values, scale) = match self.device().backend() {
+            Backend::Cpu => cpu::round_factor(&x, padded)?,
+            Backend::Gpu(device) => gpu::round_factor(device, &x, padded)?,
+        };
+        Ok(RoundedFactor { values, scale, rank_axis, rank })
+    }
+}
+
+impl RoundedFactor {
+    /// The factor as `[padded rank, width]`.
+    fn by_rank(&self) -> Result<Tensor> {
+        if self.rank_axis == 0 { Ok(self.values.clone()) } else { self.values.t() }
+    }
+
+    /// Extent of the axis that is not the rank.
+    fn width(&self) -> usize {
+        self.values.shape()[1 - self.rank_axis]
+    }
+
+    /// The factor's shape before padding.
+    fn shape(&self) -> [usize; 2] {
+        let mut shape = [self.width(); 2];
+        shape[self.rank_axis] = self.rank;
+        shape
+    }
+}
+
+impl LowRankTerm<'_> {
+    /// Calls `then` with the term as kernels take it, checked for a result of this shape.
+    pub(in crate::ops) fn checked<T>(
+        &self,
+        name: &'static str,
+        [rows, columns]: [usize; 2],
+        then: impl FnOnce(&LowRankUpdate<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let LowRankTerm { projection, factor, alpha } = self;
+        projection.values.expect_same_device(name, &factor.values)?;
+        let right = factor.by_rank()?;
+        let rank = right.shape()[0];
+        projection.values.expect_shape(name, &[rows, rank])?;
+        right.expect_shape(name, &[rank, columns])?;
+        then(&LowRankUpdate {
+            left: &projection.values,
+            right: &right,
+            scales: [&projection.factor_scale, &factor.scale],
+            alpha: alpha * projection.multiple,
+        })
+    }
+}
+
+impl RowScaled {
+    /// The product `[rows, width] x [width, rank]` with a factor, rounded to f16.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] when the factor has another width than this matrix, [`TensorError::DeviceMismatch`], or the
+    /// device's own errors.
+    pub fn project(&self, factor: &RoundedFactor) -> Result<Projection> {
+        const NAME: &str = "project";
+        self.values().expect_same_device(NAME, &factor.values)?;
+        self.values().expect_shape(NAME, &[self.values().shape()[0], factor.width()])?;
+        // Elements of both operands are below 2.
+        let multiple = (4 * factor.width()).div_ceil(LARGEST_PROJECTION).next_power_of_two() as f32;
+        let right = factor.by_rank()?.t()?;
+        let thin = ThinProduct { wide: self.values(), thin: &right, row_scales: None, transposed: false };
+        let values = match cooperative::project(&thin, 1.0 / multiple)? {
+            Some(values) => values,
+            None => composed::project(&thin, 1.0 / multiple)?,
+        };
+        Ok(Projection { values, row_scales: self.scales().clone(), factor_scale: factor.scale.clone(), multiple })
+    }
+
+    /// `alpha·Mᵀ·P` for this matrix M and a projection P of another matrix with as many rows: the gradient of `like`, in f32
+    /// and of its shape.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DeviceMismatch`], or the device's own
+    /// errors.
+    pub fn factor_gradient(&self, projection: &Projection, like: &RoundedFactor, alpha: f32) -> Result<Tensor> {
+        const NAME: &str = "factor_gradient";
+        let rows = self.values().shape()[0];
+        self.values().expect_same_device(NAME, &projection.values)?;
+        self.values().expect_shape(NAME, &[rows, like.width()])?;
+        projection.values.expect_shape(NAME, &[rows, like.rank.next_multiple_of(RANK_STEP)])?;
+        let wide = self.values().t()?;
+        let thin = ThinProduct {
+            wide: &wide,
+            thin: &projection.values,
+            row_scales: Some([self.scales(), &projection.row_scales]),
+            transposed: like.rank_axis == 0,
+        };
+        let (scale, alpha) = (&projection.factor_scale, alpha * projection.multiple);
+        match cooperative::factor_gradient(&thin, like.shape(), scale, alpha)? {
+            Some(gradient) => Ok(gradient),
+            None => composed::factor_gradient(&thin, like.rank, scale, alpha),
+        }
+    }
+}

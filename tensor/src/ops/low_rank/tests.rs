@@ -1,0 +1,200 @@
+use proptest::prelude::*;
+
+use crate::testing::{check, on_each_backend};
+use crate::{Addends, DType, Device, LowRankTerm, Result, Tensor, f16};
+
+/// A matrix of f32 numbers with rows of magnitudes of their own.
+#[derive(Clone, Debug)]
+struct Matrix {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl Matrix {
+    fn build(&self, device: &Device) -> Tensor {
+        Tensor::from_slice(device, &[self.rows, self.columns], &self.values).expect("a matrix")
+    }
+
+    fn of(tensor: &Tensor) -> Result<Self> {
+        Ok(Matrix { rows: tensor.shape()[0], columns: tensor.shape()[1], values: tensor.to_vec()? })
+    }
+
+    fn transposed(&self) -> Self {
+        let values = (0..self.columns).flat_map(|c| (0..self.rows).map(move |r| (r, c)));
+        let values = values.map(|(r, c)| self.values[r * self.columns + c]).collect();
+        Matrix { rows: self.columns, columns: self.rows, values }
+    }
+
+    fn magnitudes(&self) -> Self {
+        Matrix { values: self.values.iter().map(|x| x.abs()).collect(), ..self.clone() }
+    }
+
+    /// The product in f64, and the sum of its terms' magnitudes.
+    fn times(&self, other: &Matrix) -> Vec<(f64, f64)> {
+        let term = |i: usize, j: usize, k: usize| {
+            f64::from(self.values[i * self.columns + k]) * f64::from(other.values[k * other.columns + j])
+        };
+        let sum = |i, j| (0..self.columns).map(|k| term(i, j, k)).fold((0.0, 0.0), |(s, a), x| (s + x, a + x.abs()));
+        (0..self.rows).flat_map(|i| (0..other.columns).map(move |j| (i, j))).map(|(i, j)| sum(i, j)).collect()
+    }
+}
+
+fn matrix(rows: usize, columns: usize, exponents: std::ops::Range<i32>) -> impl Strategy<Value = Matrix> {
+    let powers = prop::collection::vec(exponents, rows);
+    (prop::collection::vec(-2.0f32..2.0, rows * columns), powers).prop_map(move |(values, powers)| {
+        let grown = |(i, x): (usize, f32)| x * 2f32.powi(powers[i / columns.max(1)]);
+        Matrix { rows, columns, values: values.into_iter().enumerate().map(grown).collect() }
+    })
+}
+
+/// x `[rows, inputs]`, dy `[rows, outputs]`, W `[outputs, inputs]`, A `[rank, inputs]`, B `[outputs, rank]`.
+fn layer() -> impl Strategy<Value = [Matrix; 5]> {
+    let extent = || prop_oneof![1usize..=9, Just(32), Just(64), Just(96), Just(100), Just(132)];
+    (prop_oneof![0usize..=5, Just(64), Just(70), Just(160)], extent(), extent(), prop_oneof![1usize..=8, Just(40)])
+        .prop_flat_map(|(rows, inputs, outputs, rank)| {
+            let factor = -20..-18;
+            (
+                matrix(rows, inputs, -30..30),
+                matrix(rows, outputs, -60..-30),
+                matrix(outputs, inputs, 0..1),
+                matrix(rank, inputs, factor.clone()),
+                matrix(outputs, rank, factor),
+            )
+        })
+        .prop_map(|(x, dy, w, a, b)| [x, dy, w, a, b])
+}
+
+/// The largest magnitude in each row.
+fn row_sizes(matrix: &Matrix) -> Vec<f64> {
+    let largest = |row: &[f32]| row.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
+    matrix.values.chunks(matrix.columns.max(1)).map(largest).collect()
+}
+
+on_each_backend! {
+    fn factors_keep_eleven_bits_and_are_padded(device) {
+        let shapes = (prop_oneof![1usize..=9, Just(33), Just(70)], prop_oneof![1usize..=9, Just(257), Just(1030)], -100i32..100, 0usize..2);
+        let case = shapes.prop_flat_map(|(rows, columns, exponent, rank_axis)| {
+            (matrix(rows, columns, exponent..exponent + 1), Just(rank_axis))
+        });
+        check(case, |(factor, rank_axis)| {
+            let rounded = factor.build(device).rounded_factor(rank_axis)?;
+            let largest = factor.values.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
+            let scale = f64::from(rounded.scale.to_vec::<f32>()?[0]);
+            assert!(scale.log2().fract() == 0.0 && largest < 2.0 * scale && largest >= scale.min(2f64.powi(-125)));
+            let padded = rounded.values.shape()[..].to_vec();
+            assert_eq!(padded[rank_axis], rounded.rank.next_multiple_of(32));
+            assert_eq!(rounded.shape(), [factor.rows, factor.columns]);
+            for (i, value) in rounded.values.to_vec::<f16>()?.into_iter().enumerate() {
+                let (row, column) = (i / padded[1], i % padded[1]);
+                if row >= factor.rows || column >= factor.columns {
+                    assert_eq!(value, f16::ZERO);
+                    continue;
+                }
+                let x = f64::from(factor.values[row * factor.columns + column]);
+                let bound = (x.abs() * 2f64.powi(-11)).max(largest * 2f64.powi(-25));
+                assert!((f64::from(value.to_f32()) * scale - x).abs() <= bound, "{value} for {x}");
+            }
+            Ok(())
+        });
+    }
+
+    fn products_agree_with_f64(device) {
+        check(layer(), |[x, dy, w, a, b]| {
+            let alpha = 1.5f32;
+            let (rounded_x, rounded_dy) = (x.build(device).row_scaled()?, dy.build(device).row_scaled()?);
+            let weight = w.build(device).cast(DType::F16)?;
+            let (factor_a, factor_b) = (a.build(device).rounded_factor(0)?, b.build(device).rounded_factor(1)?);
+            // What the products are to be of.
+            let (x, dy) = (Matrix::of(&rounded_x.restored()?)?, Matrix::of(&rounded_dy.restored()?)?);
+            let w = Matrix::of(&weight.cast(DType::F32)?)?;
+
+            let h = rounded_x.project(&factor_a)?;
+            let term = LowRankTerm { projection: &h, factor: &factor_b, alpha };
+            let exact_h = x.times(&a.transposed());
+            let h_sizes: Vec<f64> = exact_h.chunks(a.rows).map(|row| row.iter().map(|h| h.1).sum()).collect();
+            let b_size = row_sizes(&Matrix { rows: 1, columns: b.values.len(), values: b.values.clone() })[0];
+            let onto = Tensor::from_vec(device, &[x.rows, w.rows], vec![0.25f32; x.rows * w.rows])?;
+            let kept = onto.clone();
+            let exact_y = x.times(&w.transposed());
+            let bias: Vec<f32> = (0..w.rows).map(|column| column as f32 * 0.5).collect();
+            let bias = Tensor::from_vec(device, &[w.rows], bias)?;
+            let product = |bias, onto| {
+                let addends = Addends { low_rank: Some(term), bias, onto };
+                rounded_x.matmul_plus(&weight.t()?, addends)?.to_vec::<f32>()
+            };
+            let (plain, added) = (product(None, None)?, product(Some(&bias), Some(onto))?);
+            assert!(kept.to_vec::<f32>()?.iter().all(|&x| x == 0.25), "other holders keep their values");
+            for (i, (base, base_size)) in exact_y.iter().enumerate() {
+                let (row, column) = (i / w.rows, i % w.rows);
+                let update: f64 = (0..a.rows).map(|j| exact_h[row * a.rows + j].0 * f64::from(b.values[column * a.rows + j])).sum();
+                let want = base + 1.5 * update;
+                let bound = base_size * 1e-5 + 3e-3 * h_sizes[row] * b_size;
+                assert!((f64::from(plain[i]) - want).abs() <= bound, "{} for {want}", plain[i]);
+                let more = 0.25 + 0.5 * column as f64;
+                let bound = bound + 1e-6 * (more + want.abs());
+                assert!((f64::from(added[i]) - more - want).abs() <= bound, "{} for {more} + {want}", added[i]);
+            }
+
+            let db = rounded_dy.factor_gradient(&h, &factor_b, alpha)?;
+            let g = rounded_dy.project(&factor_b)?;
+            let da = rounded_x.factor_gradient(&g, &factor_a, alpha)?;
+            let exact_g = dy.times(&b);
+            let columns = a.rows;
+            let exact = |values: &[(f64, f64)]| Matrix { rows: x.rows, columns, values: values.iter().map(|v| v.0 as f32).collect() };
+            let sizes = |values: &[(f64, f64)]| Matrix { rows: x.rows, columns, values: values.iter().map(|v| v.1 as f32).collect() };
+            let wanted_b = dy.transposed().times(&exact(&exact_h));
+            let sizes_b = dy.magnitudes().transposed().times(&sizes(&exact_h));
+            let wanted_a = exact(&exact_g).transposed().times(&x);
+            let sizes_a = sizes(&exact_g).transposed().times(&x.magnitudes());
+            for (name, got, wanted, sizes) in [("dB", db, wanted_b, sizes_b), ("dA", da, wanted_a, sizes_a)] {
+                let got = Matrix::of(&got)?;
+                assert_eq!(got.values.len(), wanted.len(), "{name}");
+                // Small elements of the factor, and rows far below the largest, keep an absolute precision.
+                let largest = sizes.iter().map(|size| size.0).fold(0.0, f64::max);
+                for ((got, (wanted, _)), (size, _)) in got.values.iter().zip(&wanted).zip(&sizes) {
+                    let bound = 1.5 * (2e-3 * size + 1e-5 * largest);
+                    assert!((f64::from(*got) - 1.5 * wanted).abs() <= bound, "{name}: {got} for {}", 1.5 * wanted);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn gradients_do_not_depend_on_a_loss_scale(device) {
+        let numbers = |count: usize, step: usize| -> Vec<f32> { (0..count).map(|i| ((i * step % 101) as f32 - 50.0) * 1e-3).collect() };
+        let x = Tensor::from_slice(device, &[70, 64], &numbers(70 * 64, 37)).unwrap().row_scaled().unwrap();
+        let dy = Tensor::from_slice(device, &[70, 32], &numbers(70 * 32, 29)).unwrap();
+        let a = Tensor::from_slice(device, &[4, 64], &numbers(256, 31)).unwrap().rounded_factor(0).unwrap();
+        let b = Tensor::from_slice(device, &[32, 4], &numbers(128, 17)).unwrap().rounded_factor(1).unwrap();
+        let gradients = |loss_scale: f32| {
+            let dy = dy.affine(loss_scale, 0.0).unwrap().row_scaled().unwrap();
+            let of_b = dy.factor_gradient(&x.project(&a).unwrap(), &b, 2.0).unwrap();
+            let of_a = x.factor_gradient(&dy.project(&b).unwrap(), &a, 2.0).unwrap();
+            [of_a, of_b].map(|gradient| gradient.to_vec::<f32>().unwrap()).concat()
+        };
+        let plain = gradients(1.0);
+        assert!(plain.iter().any(|&x| x != 0.0));
+        for exponent in [-60, -24, 16, 60] {
+            let scale = 2f32.powi(exponent);
+            assert!(gradients(scale).iter().zip(&plain).all(|(scaled, plain)| *scaled == plain * scale), "{exponent}");
+        }
+    }
+
+    fn wrong_operands_are_named(device) {
+        let ones = |shape: &[usize]| Tensor::ones(device, shape, DType::F32).unwrap();
+        let message = ones(&[2, 3, 4]).rounded_factor(0).unwrap_err().to_string();
+        assert_eq!(message, "rounded_factor: expected a factor [rank, width] or [width, rank], found shape [2, 3, 4]");
+        assert!(ones(&[2, 3]).rounded_factor(2).is_err());
+        assert!(ones(&[2, 3]).cast(DType::F16).unwrap().rounded_factor(0).is_err());
+        let (x, a) = (ones(&[5, 4]).row_scaled().unwrap(), ones(&[2, 3]).rounded_factor(0).unwrap());
+        assert!(x.project(&a).unwrap_err().to_string().starts_with("project: expected "));
+        let (other, b) = (ones(&[6, 4]).row_scaled().unwrap(), ones(&[2, 4]).rounded_factor(0).unwrap());
+        assert!(x.factor_gradient(&other.project(&b).unwrap(), &b, 1.0).is_err());
+    }
+}
+
+#[test]
+fn the_kernel_is_valid_wgsl() {
+    crate::gpu::validate("factor", include_str!("factor.wgsl"), &[]);
+}

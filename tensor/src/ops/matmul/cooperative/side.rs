@@ -1,0 +1,206 @@
+//! One operand in the text of a kernel: its way from memory through a slab in workgroup memory into matrices.
+
+use std::fmt::Write;
+
+use super::generator::{DEPTH, MATRIX, THREADS};
+
+/// Elements added to the lines of a slab.
+const PADDING: usize = 8;
+
+/// Which operand a piece of text is about.
+#[derive(Clone, Copy)]
+pub(super) struct Side {
+    /// Begins the names of the operand's variables and parameters.
+    pub letter: char,
+    /// Whose slab it goes through: `a` on the left, `b` on the right.
+    pub slab: char,
+    pub depth_contiguous: bool,
+    /// Elements of a vector, in which the operand is moved.
+    pub vector: usize,
+    /// Extent of the workgroup's tile along the operand's axis of the result.
+    pub tile: usize,
+    /// Matrices that a subgroup holds along this axis.
+    pub matrices: usize,
+    /// Of the result: the parameter with its extent, the workgroup's first element, the subgroup's first.
+    pub extent: &'static str,
+    pub first: &'static str,
+    pub subgroup_first: &'static str,
+    /// Where the inner extent begins.
+    pub start: &'static str,
+    /// The tiles lie within the result.
+    pub whole_tiles: bool,
+    /// Sets of registers: slabs on their way at a time.
+    pub sets: usize,
+    /// Lines have weights, and may lie beyond the operand's last, where their weight is 0.
+    pub weighted: bool,
+    /// The inner extent may end within a slab: lines beyond it are the last one again.
+    pub clamped: bool,
+}
+
+impl Side {
+    /// What the text calls an element: containers of eight are declared as if they held four f32, see [`crate::gpu`].
+    fn element(&self) -> &'static str {
+        if self.vector == 8 { "f32" } else { "f16" }
+    }
+
+    /// The type of a vector.
+    pub fn container(&self) -> String {
+        format!("vec4<{}>", self.element())
+    }
+
+    /// Elements along a line of the slab.
+    fn length(&self) -> usize {
+        if self.depth_contiguous { DEPTH } else { self.tile }
+    }
+
+    /// Vectors from one line of the slab to the next.
+    fn line(&self) -> usize {
+        (self.length() + PADDING) / self.vector
+    }
+
+    /// Vectors in the slab.
+    pub fn slab_size(&self) -> usize {
+        self.line() * if self.depth_contiguous { self.tile } else { DEPTH }
+    }
+
+    /// Vectors of the slab that an invocation copies.
+    fn copies(&self) -> usize {
+        self.tile * DEPTH / self.vector / THREADS
+    }
+
+    /// Lines between two vectors that an invocation copies.
+    fn lines_between_copies(&self) -> usize {
+        THREADS * self.vector / self.length()
+    }
+
+    /// Declares where the invocation's vectors come from and where in the slab they go.
+    ///
+    /// Beyond the last row or column the last one is copied again, into sums that nobody writes.
+    pub fn place_copies(&self) -> String {
+        let Side { letter, extent, first, start, vector, .. } = self;
+        let (between, line, vectors) = (self.lines_between_copies(), self.line(), self.length() / self.vector);
+        let mut text = String::new();
+        if self.depth_contiguous {
+            let _ = writeln!(
+                text,
+                "let {letter}_line = local / {}u * 8u + local / {}u % 4u + local / {vectors}u % 2u * 4u;\n\
+                 let {letter}_place = {letter}_line * {line}u + local % {vectors}u;",
+                8 * vectors,
+                2 * vectors
+            );
+            let start = format!("params.{letter}_offset + {start} / {vector}u + local % {vectors}u");
+            if self.whole_tiles {
+                let _ = writeln!(
+                    text,
+                    "var {letter}_source = {start} + ({first} + {letter}_line) * params.{letter}_stride;\n\
+                     let {letter}_apart = {between}u * params.{letter}_stride;"
+                );
+            } else {
+                let _ = writeln!(text, "var {letter}_source = {start};");
+                for copy in 0..self.copies() {
+                    let _ = writeln!(
+                        text,
+                        "let {letter}_line{copy} = min({first} + {letter}_line + {}u, params.{extent} - 1u) * \
+                         params.{letter}_stride;",
+                        copy * between
+                    );
+                }
+            }
+            let _ = writeln!(text, "let {letter}_step = {vectors}u;");
+        } else {
+            let column = format!("{first} / {vector}u + local % {vectors}u");
+            let column = match self.whole_tiles {
+                true => column,
+                false => format!("min({column}, params.{extent} / {vector}u - 1u)"),
+            };
+            let _ = writeln!(text, "let {letter}_place = local / {vectors}u * {line}u + local % {vectors}u;");
+            if self.clamped {
+                let _ = writeln!(
+                    text,
+                    "var {letter}_line = {start} + local / {vectors}u;\n\
+                     let {letter}_column = params.{letter}_offset + {column};"
+                );
+            } else {
+                let _ = writeln!(
+                    text,
+                    "var {letter}_source = params.{letter}_offset + ({start} + local / {vectors}u) * \
+                     params.{letter}_stride + {column};\nlet {letter}_apart = {between}u * params.{letter}_stride;\n\
+                     let {letter}_step = {DEPTH}u * params.{letter}_stride;"
+                );
+            }
+        }
+        for copy in 0..self.copies() {
+            for set in 0..self.sets {
+                let _ = writeln!(text, "var {letter}_next{set}_{copy}: {};", self.container());
+            }
+            if self.weighted {
+                let _ = writeln!(text, "var {letter}_weight{copy}: f32;");
+            }
+        }
+        text
+    }
+
+    /// Reads the next slab's vectors into a set of registers and moves on along `k`, if `following` is before `end`.
+    pub fn read_slab(&self, set: usize, following: &str, end: &str) -> String {
+        let letter = self.letter;
+        let mut text = String::new();
+        if self.clamped {
+            for copy in 0..self.copies() {
+                let line = format!("{letter}_line + {}u", copy * self.lines_between_copies());
+                let _ = writeln!(
+                    text,
+                    "{letter}_next{set}_{copy} = {letter}[{letter}_column + min({line}, params.k - 1u) * \
+                     params.{letter}_stride];"
+                );
+                if self.weighted {
+                    let _ = writeln!(text, "{letter}_weight{copy} = line_weight({line}, largest);");
+                }
+            }
+            return text + &format!("{letter}_line += select(0u, {DEPTH}u, {following} < {end});\n");
+        }
+        for copy in 0..self.copies() {
+            let line = match copy {
+                _ if self.depth_contiguous && !self.whole_tiles => format!(" + {letter}_line{copy}"),
+                0 => String::new(),
+                _ => format!(" + {copy}u * {letter}_apart"),
+            };
+            let _ = writeln!(text, "{letter}_next{set}_{copy} = {letter}[{letter}_source{line}];");
+        }
+        text + &format!("{letter}_source += select(0u, {letter}_step, {following} < {end});\n")
+    }
+
+    /// Stores a set of registers into the slab.
+    pub fn store_slab(&self, set: usize) -> String {
+        let Side { letter, slab, .. } = self;
+        let apart = self.lines_between_copies() * self.line();
+        let store = |copy: usize| {
+            let value = match self.weighted {
+                true => format!("vec4<f16>(vec4<f32>({letter}_next{set}_{copy}) * {letter}_weight{copy})"),
+                false => format!("{letter}_next{set}_{copy}"),
+            };
+            format!("{slab}_slab[{letter}_place + {}u] = {value};\n", copy * apart)
+        };
+        (0..self.copies()).map(store).collect()
+    }
+
+    /// Loads the subgroup's matrices at one place along `k`.
+    pub fn load_matrices(&self, depth: usize) -> String {
+        let Side { slab, subgroup_first, vector, .. } = self;
+        let (line, role, element) = (self.line(), slab.to_ascii_uppercase(), self.element());
+        // T stands for row-major memory; the left operand's rows and the right one's columns are the result's axes.
+        let load = if self.depth_contiguous == (*slab == 'a') { "coopLoadT" } else { "coopLoad" };
+        (0..self.matrices)
+            .map(|matrix| {
+                let along = format!("({subgroup_first} + {}u)", matrix * MATRIX);
+                let place = match self.depth_contiguous {
+                    true => format!("{along} * {line}u + {}u", depth / vector),
+                    false => format!("{}u + {along} / {vector}u", depth * line),
+                };
+                format!(
+                    "let {slab}{depth}_{matrix}_place = {place};\nlet {slab}{depth}_{matrix} = \
+                     {load}<coop_mat16x16<{element}, {role}>>(&{slab}_slab[{slab}{depth}_{matrix}_place], {line}u);\n"
+                )
+            })
+            .collect()
+    }
+}

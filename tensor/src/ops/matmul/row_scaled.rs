@@ -1,0 +1,100 @@
+//! Products of row-scaled matrices, and what may be added to them on the way out.
+
+use super::cooperative::{self, LowRankUpdate, Update};
+use super::{Product, TensorError};
+use crate::device::Backend;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::ops::{LowRankTerm, RowScaled};
+use crate::tensor::Tensor;
+
+const NAME: &str = "row_scaled_matmul";
+
+/// What is added to a product; nothing by default.
+#[derive(Debug, Default)]
+pub struct Addends<'a> {
+    /// A low-rank term of the same left operand.
+    pub low_rank: Option<LowRankTerm<'a>>,
+    /// f32 `[n]`, added to every row.
+    pub bias: Option<&'a Tensor>,
+    /// f32 of the product's shape. The sum is formed in place where this is the only holder of its elements.
+    pub onto: Option<Tensor>,
+}
+
+impl RowScaled {
+    /// The matrix product `[rows, k] x [k, n] -> [rows, n]` of the rounded matrix, in f32; see [`Tensor::matmul`].
+    ///
+    /// With an f16 `other` it runs on tensor cores where the device has them and the shape suits; the sums are f32
+    /// everywhere, and backends differ only in their order.
+    ///
+    /// # Errors
+    /// As [`Tensor::matmul`], and [`TensorError::Shape`] where `other` is no matrix.
+    pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
+        self.matmul_plus(other, Addends::default())
+    }
+
+    /// The product, see [`RowScaled::matmul`], plus something.
+    ///
+    /// # Errors
+    /// As [`RowScaled::matmul`], and [`TensorError::Shape`], [`TensorError::DType`] or [`TensorError::DeviceMismatch`] for
+    /// addends that do not suit the product.
+    pub fn matmul_plus(&self, other: &Tensor, addends: Addends<'_>) -> Result<Tensor> {
+        if other.rank() != 2 {
+            return Err(TensorError::Shape { operation: NAME, expected: "a matrix".into(), found: *other.shape() });
+        }
+        let product = Product::new(NAME, self.values(), other)?;
+        let Addends { low_rank, bias, onto } = addends;
+        for (addend, shape) in [(bias, &product.shape[1..]), (onto.as_ref(), &product.shape[..])] {
+            if let Some(addend) = addend {
+                addend.expect_dtype(NAME, DType::F32)?;
+                addend.expect_same_device(NAME, other)?;
+                addend.expect_shape(NAME, shape)?;
+            }
+        }
+        match low_rank {
+            Some(term) => {
+                let shape = [product.shape[0], product.shape[1]];
+                term.checked(NAME, shape, |update| self.sum(&product, other, Some(update), bias, onto))
+            }
+            None => self.sum(&product, other, None, bias, onto),
+        }
+    }
+
+    /// The product plus addends of the right shapes.
+    fn sum(
+        &self,
+        product: &Product,
+        other: &Tensor,
+        low_rank: Option<&LowRankUpdate<'_>>,
+        bias: Option<&Tensor>,
+        mut onto: Option<Tensor>,
+    ) -> Result<Tensor> {
+        if let Backend::Gpu(device) = other.device().backend()
+            && product.shape.elements() > 0
+            && product.k > 0
+        {
+            let bias = bias.map(Tensor::contiguous).transpose()?;
+            let accumulate = onto.is_some();
+            let mut out = match onto {
+                Some(onto) => onto,
+                None => Tensor::uninitialised(other.device(), NAME, product.shape, DType::F32)?,
+            };
+            out.make_unique()?;
+            let row_scales = Some(self.scales());
+            let update = Update { alpha: 1.0, row_scales, accumulate, low_rank, bias: bias.as_ref() };
+            if cooperative::write(device, product, &out, update)? {
+                return Ok(out);
+            }
+            onto = accumulate.then_some(out);
+        }
+        let mut sum = self.values().matmul(other)?;
+        if let Some(LowRankUpdate { left, right, scales: [first, second], alpha }) = low_rank {
+            sum = sum.add(&left.matmul_scaled(right, *alpha)?.mul(&first.mul(second)?)?)?;
+        }
+        sum = sum.mul(&self.scales().unsqueeze(1)?)?;
+        for addend in [bias, onto.as_ref()].into_iter().flatten() {
+            sum = sum.add(addend)?;
+        }
+        Ok(sum)
+    }
+}
