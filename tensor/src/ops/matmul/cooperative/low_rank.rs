@@ -151,12 +151,11 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
         && n.is_multiple_of(THIN)
         && *k > 0
         // The kernel that multiplies lines takes any number of them.
-        && (!weighted || !a.row_major && b.row_major)
+        && if weighted { !a.row_major && b.row_major } else { k.is_multiple_of(DEPTH) }
         && m.div_ceil(TILE) * (n / THIN) <= MAX_GROUPS;
     let suits_vectors = |vector| suits && reads_vectors(product, vector);
     // Lines are multiplied element by element.
-    let containers =
-        if weighted { suits_vectors(VECTOR).then_some(false)? } else { containers(gpu, *k, suits_vectors)? };
+    let containers = if weighted { suits_vectors(VECTOR).then_some(false)? } else { containers(gpu, suits_vectors)? };
     Some(Config {
         a_depth_contiguous: a.row_major,
         b_depth_contiguous: !b.row_major,
@@ -180,7 +179,7 @@ pub(super) fn launch(
     parts: usize,
     row_scales: Option<[&Tensor; 2]>,
 ) -> Result<Tensor> {
-    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(config.depth_step());
+    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(DEPTH);
     let parts = product.k.div_ceil(depth_per_part);
     let transposed = matches!(config.kind, Kind::Thin { transposed: true, .. });
     let [rows, columns] = if transposed { [product.n, product.m] } else { [product.m, product.n] };

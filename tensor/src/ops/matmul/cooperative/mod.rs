@@ -93,9 +93,10 @@ fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
         && *m >= MIN_EXTENT
         && *n >= MIN_EXTENT
         && n.is_multiple_of(VECTOR)
+        && k.is_multiple_of(DEPTH)
         && m.div_ceil(TILE) * n.div_ceil(TILE) <= MAX_GROUPS
         && update.bias.is_none_or(|bias| bias.layout.offset.is_multiple_of(VECTOR));
-    let containers = containers(gpu, *k, |vector| {
+    let containers = containers(gpu, |vector| {
         suits && reads_vectors(product, vector) && update.low_rank.is_none_or(|term| term.suits(product, vector))
     })?;
     Some(Config {
@@ -111,13 +112,12 @@ fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
     })
 }
 
-/// Whether operands are moved in containers of 16 bytes, two slabs at a time; `None` where they cannot even be moved in vectors
-/// of 8.
-fn containers(gpu: &Gpu, k: usize, suits: impl Fn(usize) -> bool) -> Option<bool> {
-    if gpu.cooperative.containers_usable() && k.is_multiple_of(2 * DEPTH) && suits(CONTAINER) {
+/// Whether operands are moved in containers of 16 bytes; `None` where they cannot even be moved in vectors of 8.
+fn containers(gpu: &Gpu, suits: impl Fn(usize) -> bool) -> Option<bool> {
+    if gpu.cooperative.containers_usable() && suits(CONTAINER) {
         return Some(true);
     }
-    (k.is_multiple_of(DEPTH) && suits(VECTOR)).then_some(false)
+    suits(VECTOR).then_some(false)
 }
 
 /// Whether the operands can be read in vectors.
@@ -140,7 +140,7 @@ fn parts(product: &Product) -> usize {
 
 /// Records the kernel, and the sum of the parts where there are several.
 fn launch(gpu: &Gpu, config: Config, product: &Product, parts: usize, out: &Tensor, update: Update<'_>) -> Result<()> {
-    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(config.depth_step());
+    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(DEPTH);
     let parts = product.k.div_ceil(depth_per_part);
     if parts == 1 {
         return multiply(gpu, config, product, depth_per_part, out, update);

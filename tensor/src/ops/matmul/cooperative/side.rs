@@ -29,8 +29,6 @@ pub(super) struct Side {
     pub start: &'static str,
     /// The tiles lie within the result.
     pub whole_tiles: bool,
-    /// Sets of registers: slabs on their way at a time.
-    pub sets: usize,
     /// Lines have weights, and may lie beyond the operand's last, where their weight is 0.
     pub weighted: bool,
     /// The inner extent may end within a slab: lines beyond it are the last one again.
@@ -130,9 +128,7 @@ impl Side {
             }
         }
         for copy in 0..self.copies() {
-            for set in 0..self.sets {
-                let _ = writeln!(text, "var {letter}_next{set}_{copy}: {};", self.container());
-            }
+            let _ = writeln!(text, "var {letter}_next{copy}: {};", self.container());
             if self.weighted {
                 let _ = writeln!(text, "var {letter}_weight{copy}: f32;");
             }
@@ -140,8 +136,8 @@ impl Side {
         text
     }
 
-    /// Reads the next slab's vectors into a set of registers and moves on along `k`, if `following` is before `end`.
-    pub fn read_slab(&self, set: usize, following: &str, end: &str) -> String {
+    /// Reads the next slab's vectors into registers and moves on along `k`, if `following` is before `end`.
+    pub fn read_slab(&self, following: &str, end: &str) -> String {
         let letter = self.letter;
         let mut text = String::new();
         if self.clamped {
@@ -149,7 +145,7 @@ impl Side {
                 let line = format!("{letter}_line + {}u", copy * self.lines_between_copies());
                 let _ = writeln!(
                     text,
-                    "{letter}_next{set}_{copy} = {letter}[{letter}_column + min({line}, params.k - 1u) * \
+                    "{letter}_next{copy} = {letter}[{letter}_column + min({line}, params.k - 1u) * \
                      params.{letter}_stride];"
                 );
                 if self.weighted {
@@ -164,19 +160,18 @@ impl Side {
                 0 => String::new(),
                 _ => format!(" + {copy}u * {letter}_apart"),
             };
-            let _ = writeln!(text, "{letter}_next{set}_{copy} = {letter}[{letter}_source{line}];");
+            let _ = writeln!(text, "{letter}_next{copy} = {letter}[{letter}_source{line}];");
         }
         text + &format!("{letter}_source += select(0u, {letter}_step, {following} < {end});\n")
     }
 
-    /// Stores a set of registers into the slab.
-    pub fn store_slab(&self, set: usize) -> String {
+    pub fn store_slab(&self) -> String {
         let Side { letter, slab, .. } = self;
         let apart = self.lines_between_copies() * self.line();
         let store = |copy: usize| {
             let value = match self.weighted {
-                true => format!("vec4<f16>(vec4<f32>({letter}_next{set}_{copy}) * {letter}_weight{copy})"),
-                false => format!("{letter}_next{set}_{copy}"),
+                true => format!("vec4<f16>(vec4<f32>({letter}_next{copy}) * {letter}_weight{copy})"),
+                false => format!("{letter}_next{copy}"),
             };
             format!("{slab}_slab[{letter}_place + {}u] = {value};\n", copy * apart)
         };
