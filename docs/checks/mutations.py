@@ -1,6 +1,6 @@
 """Puts deliberate faults into the numerical core and asks the tests (Linux; needs a clean checkout that may be spoilt).
 
-    python3 docs/checks/mutations.py CHECKOUT > results.txt
+    python3 docs/checks/mutations.py CHECKOUT [PARTS OF NAMES] > results.txt
 
 All faults are compiled at once, each behind a name that the environment variable MUTANT switches on, so that one build serves
 for all of them. A fault in Rust is an expression that is replaced by another, one in WGSL a text that is replaced when a kernel is
@@ -61,12 +61,18 @@ RUST = [
     ("second moments scaled like the first after RefLoRA-S (CPU)", "tensor/src/ops/balance/cpu.rs",
      "scale(second, (p * p).recip())", "scale(second, p.recip())", "tensor:balance reflora/methods"),
     ("A's gradient without the adapter's scaling", "lora/src/linear/adapted.rs",
-     "dy.matmul(&self.b)?.affine(scaling, 0.0)?", "dy.matmul(&self.b)?", "lora:linear"),
+     "right.t()?.matmul_scaled(&left, scaling)?", "right.t()?.matmul_scaled(&left, 1.0)?", "lora:linear"),
+    ("A's gradient without the adapter's scaling (mixed)", "lora/src/linear/mixed.rs",
+     "factor_gradient(&g, &self.a, self.scaling)?", "factor_gradient(&g, &self.a, 1.0)?", "lora:linear"),
+    ("a factor's gradient without the rows' scales (mixed)", "tensor/src/ops/low_rank/composed.rs",
+     "thin.mul(&scales.unsqueeze(1)?)?", "thin.clone()", "tensor:low_rank"),
+    ("a bias that is forgotten (mixed)", "tensor/src/ops/matmul/row_scaled.rs",
+     "[bias, onto.as_ref()]", "[None, onto.as_ref()]", "tensor:low_rank lora:linear"),
     ("A's gradient without dropout", "lora/src/linear/adapted.rs",
-     "g.t()?.matmul(&Dropout::apply(dropout, &self.x)?)?", "g.t()?.matmul(&self.x)?", "lora:linear"),
+     "Dropout::apply(dropout, &self.x.into_rows()?)?", "self.x.into_rows()?", "lora:linear"),
     ("an initial product that is added", "lora/src/linear/adapted.rs",
-     "output.matmul_accumulate(&flat.matmul(&a0.t()?)?, &b0.t()?, -scaling)?",
-     "output.matmul_accumulate(&flat.matmul(&a0.t()?)?, &b0.t()?, scaling)?", "lora:subtraction lora:linear"),
+     "output.matmul_accumulate(&rows.matmul(&a0.t()?)?, &b0.t()?, -scaling)?",
+     "output.matmul_accumulate(&rows.matmul(&a0.t()?)?, &b0.t()?, scaling)?", "lora:subtraction lora:linear"),
     ("an adapter taken out is put in again", "lora/src/merge.rs", "sign * factors.scaling", "factors.scaling", "lora:merge"),
     ("DoRA divides by squared lengths", "lora/src/linear/decomposed.rs",
      "weight.cast(DType::F32)?.matmul_accumulate(b, a, scaling)?.square()?.sum(&[1], false)?.sqrt()",
@@ -178,7 +184,9 @@ def main():
         instrument(checkout)
     built = programs(checkout)
     survivors = 0
-    for name, file, _, _, tests in RUST + WGSL:
+    parts = [part for part in sys.argv[2:] if part != "--built"]
+    faults = [fault for fault in RUST + WGSL if not parts or any(part in fault[0] for part in parts)]
+    for name, file, _, _, tests in faults:
         caught = []
         for where in tests.split():
             place, _, names = where.partition(":")
@@ -186,7 +194,7 @@ def main():
             caught += failures(built[test or crate], names.split(","), crate, checkout, name)
         survivors += not caught
         print(f"| {name} | `{file}` | {', '.join(f'`{test}`' for test in caught[:3]) or 'SURVIVED'} | {len(caught)} |", flush=True)
-    print(f"{len(RUST + WGSL)} faults, {survivors} survived")
+    print(f"{len(faults)} faults, {survivors} survived")
 
 
 main()
