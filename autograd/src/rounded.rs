@@ -88,6 +88,19 @@ impl RoundedVar {
         RoundedVar { rows, shape, place, kept: KeptRows(Kept::Again(Rc::new(again))) }
     }
 
+    /// As [`RoundedVar::record`], for rows that are kept.
+    pub(crate) fn record_kept(
+        operation: &'static str,
+        inputs: &[&Var],
+        (rows, shape): (RowScaled, Shape),
+        backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
+    ) -> Self {
+        crate::finite::look(operation, false, rows.values());
+        let place = record_place(operation, inputs, backward);
+        let kept = rows.clone().into();
+        RoundedVar { rows, shape, place, kept }
+    }
+
     /// The value.
     pub fn rows(&self) -> &RowScaled {
         &self.rows

@@ -11,9 +11,9 @@ use tensor::{DType, Device};
 
 const LOGITS: f32 = 2e-3;
 const LOSS: f32 = 1e-4;
-/// Seen: 2.6e-3, of which the rounding of the fixtures' f32 weights alone makes 1.8e-3; checkpoints stored in 16 bits have
-/// nothing to lose there.
-const GRADIENTS: f32 = 3e-3;
+/// Seen: 3.9e-3, of which the rounding of the fixtures' f32 weights alone makes 1.8e-3 (checkpoints stored in 16 bits have
+/// nothing to lose there), and that of attention's operands 1.3e-3.
+const GRADIENTS: f32 = 4.5e-3;
 
 /// Checks that no value is further away than `tolerance` times the largest one, as the tests in f32 do.
 fn assert_near(what: &str, got: &[f32], want: &[f32], tolerance: f32) {

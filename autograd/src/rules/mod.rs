@@ -19,6 +19,7 @@ mod indexing;
 mod linear_cross_entropy;
 mod loss;
 mod matmul;
+mod mixed_attention;
 mod normalization;
 mod reduce;
 mod rotary;

@@ -157,19 +157,37 @@ impl Attention {
             let count = projected.shape()[2] / self.head_dim;
             projected.reshape(&[batch, sequence, count, self.head_dim])
         };
+        let query = heads(self.query.forward(forward, x)?)?;
+        let key = heads(self.key.forward(forward, x)?)?;
+        let value = heads(self.value.forward(forward, x)?)?;
+        let is_mixed =
+            [&self.query, &self.key, &self.value, &self.output].iter().all(|linear| linear.is_mixed(forward));
+        let mixed: Operand = match cache {
+            None if is_mixed => {
+                let RotaryTable { cosines, sines } = &positions.rotary;
+                let (mask, config) = (positions.key_mask.as_ref(), self.config(positions));
+                query.mixed_attention(&key, &value, [cosines, sines], mask, &config)?.into()
+            }
+            cache => self.in_f32([query, key, value], positions, cache)?.into(),
+        };
+        self.output.forward(forward, mixed)
+    }
+
+    /// `[batch, sequence, heads, head_dim]` each to `[batch, sequence, heads · head_dim]`.
+    fn in_f32(&self, [q, k, v]: [Var; 3], positions: &Positions, cache: Option<&mut LayerCache>) -> Result<Var> {
         let RotaryTable { cosines, sines } = &positions.rotary;
-        let query = heads(self.query.forward(forward, x)?)?.rotary(cosines, sines)?;
-        let mut key = heads(self.key.forward(forward, x)?)?.rotary(cosines, sines)?;
-        let mut value = heads(self.value.forward(forward, x)?)?;
+        let (query, mut key, mut value) = (q.rotary(cosines, sines)?, k.rotary(cosines, sines)?, v);
         if let Some(cache) = cache {
             let (keys, values) = cache.extend(key.tensor(), value.tensor())?;
             (key, value) = (Var::constant(keys), Var::constant(values));
         }
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let config = AttentionConfig { causal: true, scale, query_offset: positions.start };
-        let mixed = query.attention(&key, &value, positions.key_mask.as_ref(), &config)?;
-        let width = mixed.shape()[2] * self.head_dim;
-        self.output.forward(forward, &mixed.reshape(&[batch, sequence, width])?)
+        let mixed = query.attention(&key, &value, positions.key_mask.as_ref(), &self.config(positions))?;
+        let [batch, sequence, heads, head_dim] = [0, 1, 2, 3].map(|axis| mixed.shape()[axis]);
+        mixed.reshape(&[batch, sequence, heads * head_dim])
+    }
+
+    fn config(&self, positions: &Positions) -> AttentionConfig {
+        AttentionConfig { causal: true, scale: 1.0 / (self.head_dim as f32).sqrt(), query_offset: positions.start }
     }
 }
 

@@ -100,7 +100,7 @@ pub fn attention_backward(
 }
 
 /// Checked operands and their extents.
-struct Problem<'a> {
+pub(super) struct Problem<'a> {
     q: &'a Tensor,
     k: &'a Tensor,
     v: &'a Tensor,
@@ -117,7 +117,7 @@ struct Problem<'a> {
 }
 
 impl<'a> Problem<'a> {
-    fn new(
+    pub fn new(
         name: &'static str,
         q: &'a Tensor,
         k: &'a Tensor,

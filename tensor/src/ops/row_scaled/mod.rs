@@ -103,6 +103,11 @@ impl RowScaled {
         self.values.device()
     }
 
+    /// What an operation rounded itself: f16 `[rows, columns]` and f32 powers of two `[rows]`.
+    pub(super) fn from_parts(values: Tensor, scales: Tensor) -> Self {
+        RowScaled { values, scales }
+    }
+
     /// The rounded elements, f16 `[rows, columns]`.
     pub fn values(&self) -> &Tensor {
         &self.values

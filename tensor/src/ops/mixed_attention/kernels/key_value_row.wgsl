@@ -1,0 +1,10 @@
+    let largest_scale = largest_scales(local, subgroup, lane, tokens);
+    let row_limit = first_to_see(batch, row);
+    let row_scale = k_scales[tokens + last_of(row)] * params.scale * LOG2_E;
+    let value_scale = largest_scale.x;
+    let value_inverse = inverse(value_scale);
+    let row_value = v_scales[tokens + last_of(row)] * value_inverse;
+    let upstream_scale = largest_scale.y;
+    let upstream_inverse = inverse(upstream_scale);
+    let query_scale = largest_scale.z;
+    let query_inverse = inverse(query_scale);

@@ -1,0 +1,9 @@
+    let largest_scale = largest_scales(local, subgroup, lane, tokens);
+    let row_position = row + 1u;
+    let row_scale = q_scales[tokens + last_of(row)] * params.scale * LOG2_E;
+    let row_shift = log_sum_exp[terms + last_of(row)] * LOG2_E;
+    let value_scale = largest_scale.x;
+    let value_inverse = inverse(value_scale);
+    let key_scale = largest_scale.y;
+    let key_inverse = inverse(key_scale);
+    let row_delta = deltas[terms + last_of(row)] * value_inverse;
