@@ -5,7 +5,7 @@ use lora::Batch;
 use tensor::{Result, Tensor};
 
 /// Elements of the logits that a loss has in memory at once.
-const CHUNK_ELEMENTS: usize = 1 << 26;
+const CHUNK_ELEMENTS: usize = 1 << 25;
 
 /// Rows of logits that take about [`CHUNK_ELEMENTS`], a multiple of what matrix kernels have in a tile.
 pub(crate) fn chunk_rows(vocabulary: usize) -> usize {

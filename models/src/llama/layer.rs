@@ -140,7 +140,7 @@ impl Layer {
         let x = x.add(&self.attention.forward(forward, &normed, positions, cache)?)?;
         let FeedForward { gate, up, .. } = &self.feed_forward;
         let normed = self.post_attention_norm.forward_to(forward, &x, &[gate, up])?;
-        x.add(&self.feed_forward.forward(forward, &normed)?)
+        x.add(&self.feed_forward.forward(forward, normed)?)
     }
 }
 
@@ -193,8 +193,9 @@ impl Attention {
 
 impl FeedForward {
     /// down(silu(gate(x)) · up(x)).
-    fn forward(&self, forward: &Forward, x: &Operand) -> Result<Var> {
-        let (gate, up) = (self.gate.forward(forward, x)?, self.up.forward(forward, x)?);
+    fn forward(&self, forward: &Forward, x: Operand) -> Result<Var> {
+        // Each goes as soon as it has been read: this is where a block takes the most memory.
+        let (gate, up) = (self.gate.forward(forward, &x)?, self.up.forward(forward, x)?);
         let is_mixed = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward));
         let gated: Operand = if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() };
         drop((gate, up));

@@ -135,15 +135,15 @@ impl Llama {
         })
     }
 
-    /// Computes each block again in the backward pass instead of keeping its activations: less memory, about a third
-    /// more time.
+    /// Computes each block but the last again in the backward pass instead of keeping its activations: less memory, about a
+    /// third more time.
     #[must_use]
     pub fn with_checkpointed_activations(self, on: bool) -> Self {
         Llama { checkpoint_activations: on, ..self }
     }
 
     /// How many positions the loss handles at once: the logits in memory are `[rows, vocabulary]`. By default rows
-    /// such that they take about 256 MiB.
+    /// such that they take about 128 MiB.
     #[must_use]
     pub fn with_loss_chunk_rows(self, rows: usize) -> Self {
         Llama { loss_chunk_rows: rows.max(1), ..self }
@@ -232,8 +232,10 @@ impl Llama {
     pub(super) fn hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
         let positions = self.positions(0, sequence_length(ids)?, key_mask)?;
         let mut x = self.embed(forward, ids)?;
-        for layer in &self.layers {
-            x = if self.checkpoint_activations {
+        let last = self.layers.len().saturating_sub(1);
+        for (index, layer) in self.layers.iter().enumerate() {
+            // The backward pass begins with the last block: its activations would be computed again at once.
+            x = if self.checkpoint_activations && index < last {
                 let (layer, positions) = (layer.clone(), positions.clone());
                 forward.checkpoint(&[&x], move |forward, x| layer.forward(forward, &x[0], &positions, None))?
             } else {

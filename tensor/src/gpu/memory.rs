@@ -56,10 +56,15 @@ pub(super) struct Pool {
 }
 
 /// Rounds a size up so that nearly equal sizes share buffers: 256 bytes at least, then four steps per power of two,
-/// sixteen from one MiB on (at most 6 % waste where memory is dear).
+/// sixteen from one MiB on, thirty-two from 16 MiB on (at most 3 % waste where memory is dear: LLaMA 7B's matrices of
+/// 4096 x 11008 waste nothing).
 fn size_class(bytes: u64) -> u64 {
     let bytes = bytes.max(256);
-    let steps = if bytes < 1 << 20 { 4 } else { 16 };
+    let steps = match bytes >> 20 {
+        0 => 4,
+        1..16 => 16,
+        _ => 32,
+    };
     let granule = (bytes.next_power_of_two() / 2 / steps).max(256);
     bytes.next_multiple_of(granule)
 }
@@ -141,12 +146,15 @@ mod tests {
 
     #[test]
     fn size_classes_cover_and_waste_little() {
-        for bytes in (1..5000u64).chain([1 << 20, (1 << 20) + 1, 123_456_789, 1 << 31]) {
+        for bytes in (1..5000u64).chain([1 << 20, (1 << 20) + 1, (1 << 24) + 1, 123_456_789, 1 << 31]) {
             let class = size_class(bytes);
             assert!(class >= bytes && class.is_multiple_of(256), "{bytes} got {class}");
             assert_eq!(size_class(class), class, "a class is its own class");
             if bytes > 1 << 20 {
                 assert!(class as f64 <= bytes as f64 * 1.07, "{bytes} got {class}");
+            }
+            if bytes > 1 << 24 {
+                assert!(class as f64 <= bytes as f64 * 1.04, "{bytes} got {class}");
             }
         }
     }
