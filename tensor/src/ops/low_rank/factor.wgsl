@@ -1,4 +1,5 @@
-// Rounds a factor to f16 after dividing it by the power of two of its largest magnitude, in two launches.
+// Rounds a factor to f16 after dividing it by the power of two of its largest magnitude, in two launches, or a small one in
+// one.
 
 struct Params {
     offset: u32,
@@ -25,18 +26,7 @@ var<workgroup> scratch: array<u32, 256>;
 // The largest magnitude among each workgroup's share.
 @compute @workgroup_size(256)
 fn find_maxima(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let count = params.rows * params.columns;
-    let step = 256u * params.maxima;
-    var largest = 0u;
-    // Four are asked for before the first is used, since memory is far away.
-    for (var i = group.x * 256u + local; i < count; i += 4u * step) {
-        let a = magnitude(i, count);
-        let b = magnitude(i + step, count);
-        let c = magnitude(i + 2u * step, count);
-        let d = magnitude(i + 3u * step, count);
-        largest = max(max(largest, max(a, b)), max(c, d));
-    }
-    largest = workgroup_max(largest, local);
+    let largest = largest_of_share(group.x, local);
     if (local == 0u) {
         maxima[group.x] = largest;
     }
@@ -50,13 +40,42 @@ fn round(
 ) {
     // There are at most 256 maxima; an invocation beyond them looks at the last again.
     let largest = workgroup_max(maxima[min(local, params.maxima - 1u)], local);
+    write_share(largest, group.x, groups.x, local);
+}
+
+// There is one share: every workgroup looks at all of the factor.
+@compute @workgroup_size(256)
+fn round_small(
+    @builtin(local_invocation_index) local: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    write_share(largest_of_share(0u, local), group.x, groups.x, local);
+}
+
+fn largest_of_share(share: u32, local: u32) -> u32 {
+    let count = params.rows * params.columns;
+    let step = 256u * params.maxima;
+    var largest = 0u;
+    // Four are asked for before the first is used, since memory is far away.
+    for (var i = share * 256u + local; i < count; i += 4u * step) {
+        let a = magnitude(i, count);
+        let b = magnitude(i + step, count);
+        let c = magnitude(i + 2u * step, count);
+        let d = magnitude(i + 3u * step, count);
+        largest = max(max(largest, max(a, b)), max(c, d));
+    }
+    return workgroup_max(largest, local);
+}
+
+fn write_share(largest: u32, group: u32, groups: u32, local: u32) {
     let exponent = clamp(i32(largest >> 23u) - 127, params.lowest, params.highest);
-    if (group.x == 0u && local == 0u) {
+    if (group == 0u && local == 0u) {
         scale[0] = power_of_two(exponent);
     }
     let factor = power_of_two(-exponent);
-    let step = 256u * groups.x;
-    for (var word = group.x * 256u + local; word < params.words; word += 2u * step) {
+    let step = 256u * groups;
+    for (var word = group * 256u + local; word < params.words; word += 2u * step) {
         let first = word_of(word, factor);
         let second = word_of(word + step, factor);
         values[word] = first;

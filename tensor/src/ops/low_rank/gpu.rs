@@ -15,6 +15,9 @@ const MAXIMA: usize = 128;
 /// Elements that a workgroup looks at, or writes, at the least.
 const SHARE: usize = 1024;
 
+/// Elements of a factor up to which every workgroup looks at all of them, which saves a launch.
+const SMALL: usize = 8192;
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct FactorParams {
@@ -31,7 +34,8 @@ struct FactorParams {
 /// See [`Tensor::rounded_factor`]; `x` is contiguous and has elements.
 pub(super) fn round_factor(gpu: &Gpu, x: &Tensor, padded: Shape) -> Result<(Tensor, Tensor)> {
     const NAME: &str = "rounded_factor";
-    let groups = x.elements().div_ceil(SHARE).min(MAXIMA);
+    let small = x.elements() <= SMALL;
+    let groups = if small { 1 } else { x.elements().div_ceil(SHARE).min(MAXIMA) };
     let maxima = Tensor::uninitialised(x.device(), NAME, Shape::new(&[groups])?, DType::U32)?;
     let values = Tensor::uninitialised(x.device(), NAME, padded, DType::F16)?;
     let scale = Tensor::uninitialised(x.device(), NAME, Shape::new(&[1])?, DType::F32)?;
@@ -47,12 +51,15 @@ pub(super) fn round_factor(gpu: &Gpu, x: &Tensor, padded: Shape) -> Result<(Tens
         lowest: EXPONENTS[0],
         highest: EXPONENTS[1],
     };
-    Dispatch::new("factor_maxima", "find_maxima", Source::Wgsl(FACTOR))
-        .read(x)
-        .write(&maxima)
-        .params(&params)
-        .run(gpu, [groups as u32, 1, 1])?;
-    Dispatch::new("factor_round", "round", Source::Wgsl(FACTOR))
+    if !small {
+        Dispatch::new("factor_maxima", "find_maxima", Source::Wgsl(FACTOR))
+            .read(x)
+            .write(&maxima)
+            .params(&params)
+            .run(gpu, [groups as u32, 1, 1])?;
+    }
+    let (name, entry) = if small { ("factor_round_small", "round_small") } else { ("factor_round", "round") };
+    Dispatch::new(name, entry, Source::Wgsl(FACTOR))
         .read(x)
         .write(&maxima)
         .write(&values)
