@@ -137,7 +137,7 @@ impl Layer {
     ) -> Result<Var> {
         let Attention { query, key, value, .. } = &self.attention;
         let normed = self.input_norm.forward_to(forward, x, &[query, key, value])?;
-        let x = x.add(&self.attention.forward(forward, &normed, positions, cache)?)?;
+        let x = x.add(&self.attention.forward(forward, normed, positions, cache)?)?;
         let FeedForward { gate, up, .. } = &self.feed_forward;
         let normed = self.post_attention_norm.forward_to(forward, &x, &[gate, up])?;
         x.add(&self.feed_forward.forward(forward, normed)?)
@@ -148,7 +148,7 @@ impl Attention {
     fn forward(
         &self,
         forward: &Forward,
-        x: &Operand,
+        x: Operand,
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Result<Var> {
@@ -157,8 +157,8 @@ impl Attention {
             let count = projected.shape()[2] / self.head_dim;
             projected.reshape(&[batch, sequence, count, self.head_dim])
         };
-        let query = heads(self.query.forward(forward, x)?)?;
-        let key = heads(self.key.forward(forward, x)?)?;
+        let query = heads(self.query.forward(forward, &x)?)?;
+        let key = heads(self.key.forward(forward, &x)?)?;
         let value = heads(self.value.forward(forward, x)?)?;
         let is_mixed =
             [&self.query, &self.key, &self.value, &self.output].iter().all(|linear| linear.is_mixed(forward));
