@@ -63,7 +63,7 @@ RUST = [
     ("A's gradient without the adapter's scaling", "lora/src/linear/adapted.rs",
      "right.t()?.matmul_scaled(&left, scaling)?", "right.t()?.matmul_scaled(&left, 1.0)?", "lora:linear"),
     ("A's gradient without the adapter's scaling (mixed)", "lora/src/linear/mixed.rs",
-     "factor_gradient(&g, &self.a, self.scaling)?", "factor_gradient(&g, &self.a, 1.0)?", "lora:linear"),
+     "self.x.rows()?.factor_gradient(&g, &self.a, self.scaling)?", "self.x.rows()?.factor_gradient(&g, &self.a, 1.0)?", "lora:linear"),
     ("a factor's gradient without the rows' scales (mixed)", "tensor/src/ops/low_rank/composed.rs",
      "thin.mul(&scales.unsqueeze(1)?)?", "thin.clone()", "tensor:low_rank"),
     ("a bias that is forgotten (mixed)", "tensor/src/ops/matmul/row_scaled.rs",
