@@ -2,7 +2,7 @@
 
 use autograd::{Operand, Var};
 use lora::{AdapterSet, Forward, Linear};
-use tensor::{AttentionConfig, Result, Tensor};
+use tensor::{AttentionConfig, MixedAttention, Result, Tensor};
 
 use super::config::LlamaConfig;
 use super::norm::Norm;
@@ -160,8 +160,8 @@ impl Attention {
         let query = heads(self.query.forward(forward, &x)?)?;
         let key = heads(self.key.forward(forward, &x)?)?;
         let value = heads(self.value.forward(forward, x)?)?;
-        let is_mixed =
-            [&self.query, &self.key, &self.value, &self.output].iter().all(|linear| linear.is_mixed(forward));
+        let is_mixed = MixedAttention::HEAD_DIMS.contains(&self.head_dim)
+            && [&self.query, &self.key, &self.value, &self.output].iter().all(|linear| linear.is_mixed(forward));
         let mixed: Operand = match cache {
             None if is_mixed => {
                 let RotaryTable { cosines, sines } = &positions.rotary;

@@ -72,7 +72,7 @@ pub(super) fn suits(surroundings: &Surroundings, operands: &[&Tensor]) -> bool {
     let Surroundings { cosines, sines, .. } = surroundings;
     let [batch, sequence, heads, head_dim] = surroundings.q_extents();
     let aligned = |tensor: &&Tensor| tensor.is_contiguous() && tensor.layout.offset.is_multiple_of(VECTOR);
-    matches!(head_dim, 64 | 128)
+    MixedAttention::HEAD_DIMS.contains(&head_dim)
         && sequence >= MIN_SEQUENCE
         && batch * heads > 0
         && batch.max(heads).max(sequence / ROWS) < MAX_GROUPS
