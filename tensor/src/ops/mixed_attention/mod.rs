@@ -51,12 +51,12 @@ impl MixedAttention {
     /// Widths of heads that there are kernels on tensor cores for. With others this operation saves memory and no time.
     pub const HEAD_DIMS: [usize; 2] = [64, 128];
 
-    /// Attention, see [`attention`], of the queries and keys after their rotation, see [`rotary`], all rounded to 16 bits:
+    /// Attention, see [`attention`], of the queries and keys after their rotation, see [`rotary()`], all rounded to 16 bits:
     /// `q` `[batch, sequence, heads, head_dim]`, `k` and `v` `[batch, sequence, kv_heads, head_dim]`, f32; `cosines` and
     /// `sines` `[sequence, head_dim/2]`; `key_mask` u32 `[batch, sequence]`.
     ///
     /// # Errors
-    /// As [`attention`] and [`rotary`].
+    /// As [`attention`] and [`rotary()`].
     pub fn new(
         [q, k, v]: [&Tensor; 3],
         [cosines, sines]: [&Tensor; 2],
