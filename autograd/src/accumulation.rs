@@ -1,6 +1,6 @@
 //! What goes back along the tape: the gradient of an output as its rule gets it, and what the inputs have gathered so far.
 
-use tensor::{Result, RowScaled, Shape, Tensor, TensorError};
+use tensor::{Result, RowScaled, Shape, Tensor};
 
 use crate::finite;
 use crate::tape::misuse;
@@ -47,7 +47,7 @@ impl Gradient {
     /// As [`Tensor::row_scaled`].
     pub fn row_scaled(self) -> Result<RowScaled> {
         match self.value {
-            Value::Exact(tensor) => as_rows(&tensor)?.row_scaled(),
+            Value::Exact(tensor) => tensor.as_rows()?.row_scaled(),
             Value::Rounded(rows) => Ok(rows),
         }
     }
@@ -73,13 +73,6 @@ impl From<Tensor> for Gradient {
     fn from(tensor: Tensor) -> Self {
         Gradient { shape: *tensor.shape(), value: Value::Exact(tensor) }
     }
-}
-
-/// A tensor as rows along its last axis; a scalar is one row.
-pub(crate) fn as_rows(tensor: &Tensor) -> Result<Tensor> {
-    let columns = tensor.shape().last().copied().unwrap_or(1);
-    let rows = tensor.shape().iter().rev().skip(1).product();
-    tensor.reshape(&[rows, columns])
 }
 
 /// What the inputs of an operation have gathered so far in a backward pass, for a rule that adds to it; inputs are counted
@@ -117,20 +110,17 @@ impl Totals {
     /// Replaces the total (`None` where nothing was gathered) by what `sum` makes of it: the total and a contribution.
     ///
     /// # Errors
-    /// [`TensorError::InvalidArgument`] where the operation has no such input; what `sum` returns.
+    /// [`tensor::TensorError::InvalidArgument`] where the operation has no such input; what `sum` returns.
     pub fn update(&mut self, input: usize, sum: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
         self.put(input, |total| Ok(sum(total.map(Gradient::into_tensor).transpose()?)?.into()))
     }
 
     fn put(&mut self, input: usize, sum: impl FnOnce(Option<Gradient>) -> Result<Gradient>) -> Result<()> {
         let Some(total) = self.by_input.get_mut(input) else {
-            return Err(self.no_such_input(input));
+            let message = format!("the rule has a gradient for input {input}, which there is not");
+            return Err(misuse(self.operation, message));
         };
         *total = Some(sum(total.take())?);
         Ok(())
-    }
-
-    fn no_such_input(&self, input: usize) -> TensorError {
-        misuse(self.operation, format!("the rule has a gradient for input {input}, which there is not"))
     }
 }

@@ -82,10 +82,8 @@ impl RoundedVar {
         again: impl Fn() -> Result<RowScaled> + 'static,
         backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     ) -> Self {
-        crate::finite::look(operation, false, rows.values());
-        let place = record_place(operation, inputs, backward);
         let again = Again { rows: OnceCell::new(), compute: Box::new(again) };
-        RoundedVar { rows, shape, place, kept: KeptRows(Kept::Again(Rc::new(again))) }
+        Self::recorded(operation, inputs, (rows, shape), KeptRows(Kept::Again(Rc::new(again))), backward)
     }
 
     /// As [`RoundedVar::record`], for rows that are kept.
@@ -95,9 +93,19 @@ impl RoundedVar {
         (rows, shape): (RowScaled, Shape),
         backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     ) -> Self {
+        let kept = rows.clone().into();
+        Self::recorded(operation, inputs, (rows, shape), kept, backward)
+    }
+
+    fn recorded(
+        operation: &'static str,
+        inputs: &[&Var],
+        (rows, shape): (RowScaled, Shape),
+        kept: KeptRows,
+        backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
+    ) -> Self {
         crate::finite::look(operation, false, rows.values());
         let place = record_place(operation, inputs, backward);
-        let kept = rows.clone().into();
         RoundedVar { rows, shape, place, kept }
     }
 

@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use tensor::{DType, Device, Result, RowScaled, Shape, Tensor};
 
-use crate::accumulation::as_rows;
 use crate::tape::{Tape, TapeInput};
 
 /// A tensor that may be part of a recorded computation. Cloning is cheap.
@@ -60,7 +59,7 @@ impl Var {
         if let Some(rounded) = self.rounded.get() {
             return Ok(rounded.clone());
         }
-        let rounded = as_rows(&self.tensor)?.row_scaled()?;
+        let rounded = self.tensor.as_rows()?.row_scaled()?;
         Ok(self.rounded.get_or_init(|| rounded).clone())
     }
 

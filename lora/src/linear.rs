@@ -218,9 +218,7 @@ fn product_onto(
     input_shape: &Shape,
     product: impl FnOnce(Option<Tensor>) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let columns = input_shape.last().copied().unwrap_or(1);
-    let rows = input_shape.iter().rev().skip(1).product();
     // The total is given up here, so that the matrix is its elements' only holder.
-    let onto = total.map(|total| total.reshape(&[rows, columns])).transpose()?;
+    let onto = total.map(|total| total.as_rows()).transpose()?;
     product(onto)?.reshape(input_shape)
 }

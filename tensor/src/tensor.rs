@@ -285,6 +285,16 @@ impl Tensor {
         }
     }
 
+    /// The tensor as a matrix of rows along its last axis; a scalar is one row. Copies as [`Tensor::reshape`] does.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn as_rows(&self) -> Result<Self> {
+        let columns = self.shape().last().copied().unwrap_or(1);
+        let rows = self.shape().iter().rev().skip(1).product();
+        self.reshape(&[rows, columns])
+    }
+
     /// The elements in row-major order, on the host. Waits for the device.
     ///
     /// # Errors

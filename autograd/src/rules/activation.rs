@@ -3,7 +3,7 @@
 use tensor::{Result, Shape};
 
 use super::{keep_if, record_unary};
-use crate::accumulation::{Gradient, Totals, as_rows};
+use crate::accumulation::{Gradient, Totals};
 use crate::rounded::RoundedVar;
 use crate::tape::record;
 use crate::var::Var;
@@ -78,10 +78,10 @@ impl Var {
     /// Those of the tensor operation.
     pub fn silu_mul_rounded(&self, up: &Var) -> Result<RoundedVar> {
         let shape = *self.shape();
-        let (product, kept) = as_rows(self.tensor())?.silu_mul_row_scaled(&as_rows(up.tensor())?)?;
+        let (product, kept) = self.tensor().as_rows()?.silu_mul_row_scaled(&up.tensor().as_rows()?)?;
         let again = kept.clone();
         let rule = move |dy: Gradient, totals: &mut Totals| {
-            let (dgate, dup) = kept.backward(&as_rows(&dy.into_tensor()?)?)?;
+            let (dgate, dup) = kept.backward(&dy.into_tensor()?.as_rows()?)?;
             totals.add_rounded(0, dgate, &shape)?;
             totals.add_rounded(1, dup, &shape)
         };

@@ -76,7 +76,7 @@ impl Product {
             .map(|a| {
                 // One matrix for all batches: the sum over them becomes part of the product.
                 let (a, dy) = match right_shape.rank() {
-                    2 => (as_rows(&a)?, as_rows(dy)?),
+                    2 => (a.as_rows()?, dy.as_rows()?),
                     _ => (a, dy.clone()),
                 };
                 let product = if self.right_is_transposed { dy.t()?.matmul(&a)?.t()? } else { a.t()?.matmul(&dy)? };
@@ -85,13 +85,6 @@ impl Product {
             .transpose()?;
         Ok((da, db))
     }
-}
-
-/// `[.., m, k]` as `[rows, k]`.
-fn as_rows(x: &Tensor) -> Result<Tensor> {
-    let columns = x.shape()[x.rank() - 1];
-    let rows = x.shape()[..x.rank() - 1].iter().product();
-    x.reshape(&[rows, columns])
 }
 
 /// alpha·x in x's own storage order: elementwise operations would make a transposed view row-major.

@@ -14,7 +14,7 @@ pub(super) enum Rows {
 impl Rows {
     /// A layer's input, whose rounding the layers that share it share, too.
     pub fn of_input(x: &Operand, weight: &Tensor) -> Result<Self> {
-        Ok(if is_mixed(weight) { Rows::Rounded(x.row_scaled()?) } else { Rows::Exact(as_rows(&x.to_tensor()?)?) })
+        Ok(if is_mixed(weight) { Rows::Rounded(x.row_scaled()?) } else { Rows::Exact(x.to_tensor()?.as_rows()?) })
     }
 
     /// The gradient of a layer's output.
@@ -24,7 +24,7 @@ impl Rows {
 
     /// A gradient as an f32 matrix.
     pub fn exact(dy: Gradient) -> Result<Tensor> {
-        as_rows(&dy.into_tensor()?)
+        dy.into_tensor()?.as_rows()
     }
 
     /// The product with `other` on the right, f32.
@@ -95,13 +95,6 @@ impl KeptInput {
 /// The gradient of a layer's bias: the sum of dy's rows.
 pub(super) fn bias_gradient(dy: &Gradient) -> Result<Tensor> {
     Rows::exact(dy.clone())?.sum(&[0], false)
-}
-
-/// A tensor that has axes as a matrix of rows along the last one.
-fn as_rows(tensor: &Tensor) -> Result<Tensor> {
-    let columns = tensor.shape().last().copied().unwrap_or(1);
-    let rows = tensor.shape().iter().rev().skip(1).product();
-    tensor.reshape(&[rows, columns])
 }
 
 /// Whether a layer with this frozen weight is computed in mixed precision.

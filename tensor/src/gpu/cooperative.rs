@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::lock;
 use crate::device::GpuOptions;
+use crate::error::{Result, TensorError};
 
 /// Invocations in a subgroup that the kernels count on.
 const SUBGROUP: u32 = 32;
@@ -63,14 +64,23 @@ impl CooperativeMatrices {
         }
     }
 
-    /// Whether the kernel of this name has passed its test.
-    pub fn has_passed(&self, kernel: &str) -> bool {
-        lock(&self.passed).contains(kernel)
-    }
-
-    /// Notes that the kernel of this name has passed its test.
-    pub fn pass(&self, kernel: String) {
-        lock(&self.passed).insert(kernel);
+    /// What is wrong with the kernels of this name according to their test, which runs until they have passed it.
+    ///
+    /// # Errors
+    /// The loss of the device: then it is gone for every kernel, not only for these. All else is a fault.
+    pub fn fault(&self, kernels: &str, test: impl FnOnce() -> Result<Option<String>>) -> Result<Option<String>> {
+        if lock(&self.passed).contains(kernels) {
+            return Ok(None);
+        }
+        let fault = match test() {
+            Ok(fault) => fault,
+            Err(error @ TensorError::DeviceLost { .. }) => return Err(error),
+            Err(error) => Some(error.to_string()),
+        };
+        if fault.is_none() {
+            lock(&self.passed).insert(kernels.to_string());
+        }
+        Ok(fault.map(|fault| format!("{kernels}: {fault}")))
     }
 
     /// Does without them from now on. A warning says why: it costs the user most of the device's speed.

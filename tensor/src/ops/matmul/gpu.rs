@@ -48,8 +48,9 @@ struct ReductionParams {
 
 /// See [`Product::write`].
 pub(super) fn write(gpu: &Gpu, product: &Product, out: &mut Tensor, alpha: f32, accumulate: bool) -> Result<()> {
-    if cooperative::write(gpu, product, out, Update::plain(alpha, accumulate))? {
-        return Ok(());
+    let update = Update::plain(alpha, accumulate);
+    if let Some(kernel) = cooperative::kernel(gpu, product, &update)? {
+        return cooperative::write(gpu, kernel, product, out, update);
     }
     let turned = turned(product)?;
     let product = turned.as_ref().unwrap_or(product);

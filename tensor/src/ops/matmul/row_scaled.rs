@@ -67,25 +67,24 @@ impl RowScaled {
         other: &Tensor,
         low_rank: Option<&LowRankUpdate<'_>>,
         bias: Option<&Tensor>,
-        mut onto: Option<Tensor>,
+        onto: Option<Tensor>,
     ) -> Result<Tensor> {
         if let Backend::Gpu(device) = other.device().backend()
             && product.shape.elements() > 0
             && product.k > 0
         {
             let bias = bias.map(Tensor::contiguous).transpose()?;
-            let accumulate = onto.is_some();
-            let mut out = match onto {
-                Some(onto) => onto,
-                None => Tensor::uninitialised(other.device(), NAME, product.shape, DType::F32)?,
-            };
-            out.make_unique()?;
             let row_scales = Some(self.scales());
-            let update = Update { alpha: 1.0, row_scales, accumulate, low_rank, bias: bias.as_ref() };
-            if cooperative::write(device, product, &out, update)? {
+            let update = Update { alpha: 1.0, row_scales, accumulate: onto.is_some(), low_rank, bias: bias.as_ref() };
+            if let Some(kernel) = cooperative::kernel(device, product, &update)? {
+                let mut out = match onto {
+                    Some(onto) => onto,
+                    None => Tensor::uninitialised(other.device(), NAME, product.shape, DType::F32)?,
+                };
+                out.make_unique()?;
+                cooperative::write(device, kernel, product, &out, update)?;
                 return Ok(out);
             }
-            onto = accumulate.then_some(out);
         }
         let mut sum = self.values().matmul(other)?;
         if let Some(LowRankUpdate { left, right, scales: [first, second], alpha }) = low_rank {

@@ -3,7 +3,7 @@
 use super::gpu::Launch;
 use super::{MixedAttention, Surroundings};
 use crate::device::Device;
-use crate::error::{Result, TensorError};
+use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::attention::AttentionConfig;
 use crate::shape::Shape;
@@ -18,19 +18,9 @@ const TOLERANCE: f32 = 3e-3;
 /// Whether the kernels for heads of this length may be used on this device: what their test said, which runs at the first call.
 pub(super) fn passes(gpu: &Gpu, head_dim: usize, device: &Device) -> Result<bool> {
     let name = format!("mixed_attention_{head_dim}");
-    if gpu.cooperative.has_passed(&name) {
-        return Ok(true);
-    }
-    let fault = match find_fault(gpu, head_dim, device) {
-        Ok(fault) => fault,
-        // Then the device is gone for every kernel, not only for these.
-        Err(error @ TensorError::DeviceLost { .. }) => return Err(error),
-        Err(error) => Some(error.to_string()),
-    };
+    let fault = gpu.cooperative.fault(&name, || find_fault(gpu, head_dim, device))?;
     if let Some(fault) = &fault {
-        gpu.cooperative.turn_off(&gpu.summary.name, &format!("{name}: {fault}"));
-    } else {
-        gpu.cooperative.pass(name);
+        gpu.cooperative.turn_off(&gpu.summary.name, fault);
     }
     Ok(fault.is_none())
 }

@@ -30,7 +30,7 @@ pub(super) fn round(x: &Tensor, padded: Shape) -> Result<(Tensor, Tensor)> {
 }
 
 /// The power of two of the largest magnitude, within [`EXPONENTS`].
-fn power_of_two(row: &[f32]) -> f32 {
+pub(in crate::ops) fn power_of_two(row: &[f32]) -> f32 {
     // Magnitudes are in the order of their bits, NaN the largest.
     let largest = row.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let exponent = ((largest >> 23) as i32 - 127).clamp(EXPONENTS[0], EXPONENTS[1]);

@@ -12,6 +12,7 @@ mod gpu;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::cpu::power_of_two;
 pub(crate) use self::gpu::{RowInput, RowKernel};
 use crate::device::{Backend, Device};
 use crate::dtype::DType;

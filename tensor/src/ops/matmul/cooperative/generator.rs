@@ -87,7 +87,7 @@ largest = min(exponents[0], 126);
 
 /// Everything that decides the text of a kernel. Both operands are f16, the sums and the result f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Config {
+pub(in crate::ops::matmul) struct Config {
     /// The left operand is contiguous along `k`, otherwise along the result's rows.
     pub a_depth_contiguous: bool,
     /// The right operand is contiguous along `k`, otherwise along the result's columns.
@@ -103,7 +103,7 @@ pub(super) struct Config {
 
 /// What a kernel computes besides the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(in crate::ops::matmul) enum Kind {
     /// Tiles of [`TILE`] x [`TILE`].
     Square {
         /// Each row of the result is multiplied by a factor of its own.

@@ -77,12 +77,17 @@ impl Update<'_> {
     }
 }
 
-/// Computes the product if the device and the shape suit, and says whether it did.
-pub(super) fn write(gpu: &Gpu, product: &Product, out: &Tensor, update: Update<'_>) -> Result<bool> {
-    let Some(config) = config(gpu, product, &update) else { return Ok(false) };
-    let Some(config) = self_test::usable(gpu, config, out.device())? else { return Ok(false) };
-    launch(gpu, config, product, parts(product), out, update)?;
-    Ok(true)
+/// The kernel for a product, tested on the device; `None` where the device or the shape does not suit.
+pub(super) fn kernel(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Result<Option<Config>> {
+    match config(gpu, product, update) {
+        Some(config) => self_test::usable(gpu, config, product.a.tensor.device()),
+        None => Ok(None),
+    }
+}
+
+/// Computes the product with the kernel that [`kernel`] gave for it.
+pub(super) fn write(gpu: &Gpu, kernel: Config, product: &Product, out: &Tensor, update: Update<'_>) -> Result<()> {
+    launch(gpu, kernel, product, parts(product), out, update)
 }
 
 /// The kernel for a product; `None` where there is none.

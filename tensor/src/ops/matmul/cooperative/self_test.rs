@@ -5,7 +5,7 @@ use super::generator::{Config, DEPTH, Kind, THIN, TILE};
 use super::{LowRankUpdate, Update, launch, low_rank};
 use crate::device::Device;
 use crate::dtype::DType;
-use crate::error::{Result, TensorError};
+use crate::error::Result;
 use crate::f16;
 use crate::gpu::Gpu;
 use crate::ops::matmul::Product;
@@ -14,27 +14,14 @@ use crate::tensor::Tensor;
 /// The kernel, or the one without containers in its place, if it may be used on this device: what its test said, which runs
 /// at the first call.
 pub(super) fn usable(gpu: &Gpu, config: Config, device: &Device) -> Result<Option<Config>> {
-    let name = config.name();
-    if gpu.cooperative.has_passed(&name) {
-        return Ok(Some(config));
-    }
-    let fault = match find_fault(gpu, config, device) {
-        Ok(fault) => fault,
-        // Then the device is gone for every kernel, not only for this one.
-        Err(error @ TensorError::DeviceLost { .. }) => return Err(error),
-        Err(error) => Some(error.to_string()),
-    };
-    match fault {
-        None => {
-            gpu.cooperative.pass(name);
-            Ok(Some(config))
-        }
+    match gpu.cooperative.fault(&config.name(), || find_fault(gpu, config, device))? {
+        None => Ok(Some(config)),
         Some(fault) if config.containers => {
-            gpu.cooperative.turn_off_containers(&gpu.summary.name, &format!("{name}: {fault}"));
+            gpu.cooperative.turn_off_containers(&gpu.summary.name, &fault);
             usable(gpu, Config { containers: false, ..config }, device)
         }
         Some(fault) => {
-            gpu.cooperative.turn_off(&gpu.summary.name, &format!("{name}: {fault}"));
+            gpu.cooperative.turn_off(&gpu.summary.name, &fault);
             Ok(None)
         }
     }
