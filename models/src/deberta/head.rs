@@ -24,16 +24,14 @@ pub(super) const DECODER: &str = "cls.predictions.decoder.weight";
 
 /// What stands on top of the encoder.
 pub(super) enum Head {
-    Sequence(SequenceHead),
-    Tokens(TokenHead),
+    Sequence(Box<SequenceHead>),
+    Tokens(Box<TokenHead>),
 }
 
 /// Classes or a number for each sequence, from its first token.
 pub(super) struct SequenceHead {
     pooler: Linear,
     classifier: Linear,
-    /// u32 `[1]`: position 0.
-    first: Tensor,
     pooler_dropout: f32,
     classifier_dropout: f32,
 }
@@ -99,16 +97,15 @@ impl Head {
             DebertaHead::Classifier { labels } => labels,
             DebertaHead::Regression => 1,
             DebertaHead::MaskedLanguageModel => {
-                return Ok(Head::Tokens(TokenHead::new(config, embedding, source.weights)?));
+                return Ok(Head::Tokens(Box::new(TokenHead::new(config, embedding, source.weights)?)));
             }
         };
-        Ok(Head::Sequence(SequenceHead {
+        Ok(Head::Sequence(Box::new(SequenceHead {
             pooler: source.linear(config, POOLER, config.hidden_size)?,
             classifier: source.linear(config, CLASSIFIER, labels)?,
-            first: Tensor::from_slice(source.device, &[1], &[0u32])?,
             pooler_dropout: config.pooler_dropout,
             classifier_dropout: config.classifier_dropout,
-        }))
+        })))
     }
 
     /// The head's linear modules; the last of a sequence head is its output.
@@ -133,18 +130,17 @@ impl Head {
     /// The head with adapters folded in, and with what was trained as a whole.
     pub fn merged(&self, adapters: &AdapterSet) -> crate::Result<Self> {
         Ok(match self {
-            Head::Sequence(head) => Head::Sequence(SequenceHead {
+            Head::Sequence(head) => Head::Sequence(Box::new(SequenceHead {
                 pooler: head.pooler.merged(adapters)?,
                 classifier: head.classifier.merged(adapters)?,
-                first: head.first.clone(),
-                ..*head
-            }),
-            Head::Tokens(head) => Head::Tokens(TokenHead {
+                ..**head
+            })),
+            Head::Tokens(head) => Head::Tokens(Box::new(TokenHead {
                 dense: head.dense.merged(adapters)?,
                 norm: head.norm.merged(adapters)?,
                 decoder: adapters.merge_parameter(DECODER, &head.decoder)?,
                 bias: adapters.merge_parameter(TOKEN_BIAS[0], &head.bias)?,
-            }),
+            })),
         })
     }
 
@@ -167,10 +163,9 @@ impl SequenceHead {
         self.classifier.weight().shape()[0]
     }
 
-    /// `hidden [batch, sequence, hidden]` to `[batch, labels]`: classifier(gelu(pooler(first token))).
-    pub fn forward(&self, forward: &Forward, hidden: &Var) -> Result<Var> {
-        let first = hidden.index_select(1, &self.first)?.squeeze(1)?;
-        let first = drop_out(forward, first, self.pooler_dropout, POOLER)?;
+    /// The first token's output of the last block, `[batch, hidden]`, to `[batch, labels]`: classifier(gelu(pooler(first))).
+    pub fn forward(&self, forward: &Forward, first: &Var) -> Result<Var> {
+        let first = drop_out(forward, first.clone(), self.pooler_dropout, POOLER)?;
         let pooled = self.pooler.forward(forward, &first)?.gelu()?;
         let pooled = drop_out(forward, pooled, self.classifier_dropout, CLASSIFIER)?;
         self.classifier.forward(forward, &pooled)

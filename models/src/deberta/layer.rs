@@ -128,7 +128,19 @@ impl Layer {
     /// `h = norm(x + attention(x))`, then `norm(h + output(gelu(intermediate(h))))`. `relative` are the relative
     /// embeddings, `[buckets, hidden]`.
     pub fn forward(&self, forward: &Forward, x: &Var, relative: &Var, around: &Surroundings) -> Result<Var> {
-        let x = self.attention.forward(forward, x, relative, around)?;
+        let mixed = self.attention.mix(forward, x, relative, around)?;
+        self.after_mixing(forward, x, &mixed)
+    }
+
+    /// As [`Layer::forward`], but of the first position alone, `[batch, 1, hidden]`: all that follows attention concerns
+    /// each position by itself and is left out for the others.
+    pub fn forward_first(&self, forward: &Forward, x: &Var, relative: &Var, around: &Surroundings) -> Result<Var> {
+        let mixed = self.attention.mix(forward, x, relative, around)?;
+        self.after_mixing(forward, &x.slice(1, 0, 1)?, &mixed.slice(1, 0, 1)?)
+    }
+
+    fn after_mixing(&self, forward: &Forward, x: &Var, mixed: &Var) -> Result<Var> {
+        let x = self.attention.project(forward, x, mixed)?;
         let wide = self.intermediate.forward(forward, &x)?.gelu()?;
         let narrow = drop_out(forward, self.output.forward(forward, &wide)?, self.hidden_dropout, self.output.name())?;
         self.output_norm.forward(forward, &x.add(&narrow)?)
@@ -136,7 +148,8 @@ impl Layer {
 }
 
 impl Attention {
-    fn forward(&self, forward: &Forward, x: &Var, relative: &Var, around: &Surroundings) -> Result<Var> {
+    /// The values of `x [batch, sequence, hidden]` as each position weighs them, of the same shape.
+    fn mix(&self, forward: &Forward, x: &Var, relative: &Var, around: &Surroundings) -> Result<Var> {
         let &[batch, sequence, hidden] = &x.shape()[..] else {
             let expected = "hidden states [batch, sequence, hidden]".into();
             return Err(tensor::TensorError::Shape { operation: "deberta", expected, found: *x.shape() });
@@ -157,7 +170,12 @@ impl Attention {
         };
         let mixed =
             query.disentangled_attention(&key, &value, position_key.as_ref(), position_query.as_ref(), &config)?;
-        let projected = self.output.forward(forward, &mixed.reshape(&[batch, sequence, hidden])?)?;
+        mixed.reshape(&[batch, sequence, hidden])
+    }
+
+    /// `norm(x + output(mixed))`, position by position.
+    fn project(&self, forward: &Forward, x: &Var, mixed: &Var) -> Result<Var> {
+        let projected = self.output.forward(forward, mixed)?;
         let projected = drop_out(forward, projected, self.hidden_dropout, self.output.name())?;
         self.norm.forward(forward, &x.add(&projected)?)
     }

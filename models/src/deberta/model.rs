@@ -197,10 +197,9 @@ impl Deberta {
     /// # Errors
     /// [`ModelError::InvalidArgument`] for ids of another shape, or the device's own errors.
     pub fn logits(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
-        let hidden = self.hidden(forward, ids, key_mask)?;
         Ok(match &self.head {
-            Head::Sequence(head) => head.forward(forward, &hidden)?,
-            Head::Tokens(head) => head.forward(forward, &hidden)?,
+            Head::Sequence(head) => head.forward(forward, &self.first_hidden(forward, ids, key_mask)?)?,
+            Head::Tokens(head) => head.forward(forward, &self.hidden(forward, ids, key_mask)?)?,
         })
     }
 
@@ -209,6 +208,30 @@ impl Deberta {
     /// # Errors
     /// As [`Deberta::logits`].
     pub fn hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
+        let (x, relative, around) = self.before_last(forward, ids, key_mask)?;
+        match self.layers.last() {
+            Some(last) => Ok(last.forward(forward, &x, &relative, &around)?),
+            None => Ok(x),
+        }
+    }
+
+    /// The first position of [`Deberta::hidden`], `[batch, hidden]`; what does not lead there is not computed.
+    fn first_hidden(&self, forward: &Forward, ids: &Tensor, key_mask: Option<&Tensor>) -> Result<Var> {
+        let (x, relative, around) = self.before_last(forward, ids, key_mask)?;
+        let hidden = match self.layers.last() {
+            Some(last) => last.forward_first(forward, &x, &relative, &around)?,
+            None => x,
+        };
+        Ok(hidden.select(1, 0)?)
+    }
+
+    /// What the last block gets: hidden states `[batch, sequence, hidden]`, the relative embeddings and the surroundings.
+    fn before_last(
+        &self,
+        forward: &Forward,
+        ids: &Tensor,
+        key_mask: Option<&Tensor>,
+    ) -> Result<(Var, Var, Surroundings)> {
         let (batch, sequence) = match ids.shape()[..] {
             [batch, sequence] if sequence > 0 => (batch, sequence),
             _ => {
@@ -224,10 +247,9 @@ impl Deberta {
             x = x.mul(&Var::constant(mask.cast(DType::F32)?.reshape(&[batch, sequence, 1])?))?;
         }
         let mut x = drop_out(forward, x, self.config.hidden_dropout_prob, "deberta.embeddings")?;
-        let last = self.layers.len().saturating_sub(1);
-        for (index, layer) in self.layers.iter().enumerate() {
-            // The backward pass begins with the last block: its activations would be computed again at once.
-            x = if self.checkpoint_activations && index < last {
+        // The backward pass begins with the last block: its activations would be computed again at once.
+        for layer in &self.layers[..self.layers.len().saturating_sub(1)] {
+            x = if self.checkpoint_activations {
                 let (layer, around) = (layer.clone(), around.clone());
                 forward.checkpoint(&[&x, &relative], move |forward, inputs| {
                     layer.forward(forward, &inputs[0], &inputs[1], &around)
@@ -236,7 +258,7 @@ impl Deberta {
                 layer.forward(forward, &x, &relative, &around)?
             };
         }
-        Ok(x)
+        Ok((x, relative, around))
     }
 }
 
