@@ -8,6 +8,8 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::path::Path;
 
+use rayon::prelude::*;
+
 /// Compiles a kernel of this crate. With `checks` off, indices are not bounded by the shader itself: every kernel
 /// guards its own invocations against the element counts that the host-side shape checks established, and the tests
 /// run all kernels with checks on as well.
@@ -150,8 +152,32 @@ impl Matrix<'_> {
     }
 }
 
+/// Who computes a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Division {
+    /// The calling thread.
+    One,
+    /// All threads of the current rayon pool, divided by the crate `gemm`.
+    Threads,
+    /// The same, but this many columns of the result are one thread's task, which is at least 1.
+    Columns(usize),
+}
+
+/// Where the rows of a result begin, shared by tasks that write different columns of them.
+struct Columns(*mut f32);
+
+// SAFETY: a task writes its own columns only, see `gemm`.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// The start of a column that the rows have.
+    fn at(&self, column: usize) -> *mut f32 {
+        self.0.wrapping_add(column)
+    }
+}
+
 /// `out = alpha·(a x b)`, plus `out` itself if `accumulate`, where row `i` of the result begins at `out[i·out_stride]`.
-/// With `parallel` all threads of the current rayon pool take part. `b` has at least one row.
+/// `b` has at least one row.
 ///
 /// # Panics
 /// When the extents do not fit each other or a matrix does not fit its slice.
@@ -162,7 +188,7 @@ pub(crate) fn gemm(
     b: Matrix<'_>,
     alpha: f32,
     accumulate: bool,
-    parallel: bool,
+    division: Division,
 ) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert!(b.rows == k && k > 0 && out_stride >= n, "the extents of a product do not fit each other");
@@ -173,33 +199,45 @@ pub(crate) fn gemm(
     assert!(last.is_some_and(|last| last < out.len()), "the result reaches past its slice");
     a.check();
     b.check();
-    let parallelism = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: the checks above keep every element that the strides address within its slice; `out` is borrowed
-    // mutably, so it overlaps neither operand, and its rows do not overlap since `out_stride >= n`. Slices of f32 are
-    // at most `isize::MAX` bytes long, so that offsets and strides within them fit `isize`; a stride that exceeds the
-    // slice belongs to an axis of extent 1 and is replaced.
-    unsafe {
-        let stride = |extent: usize, stride: usize| if extent > 1 { stride as isize } else { 0 };
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            out_stride.min(out.len()) as isize,
-            accumulate,
-            a.values.as_ptr().add(a.offset),
-            stride(k, a.column_stride),
-            stride(m, a.row_stride),
-            b.values.as_ptr().add(b.offset),
-            stride(n, b.column_stride),
-            stride(k, b.row_stride),
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    let out_stride = out_stride.min(out.len()) as isize;
+    let out = Columns(out.as_mut_ptr());
+    let stride = |extent: usize, stride: usize| if extent > 1 { stride as isize } else { 0 };
+    let product = |first: usize, columns: usize, parallelism: gemm::Parallelism| {
+        // SAFETY: the checks above keep every element that the strides address within its slice, of which `first` and
+        // `columns` choose some of the columns; `out` is borrowed mutably, so it overlaps neither operand, and its rows
+        // do not overlap since `out_stride >= n`; no two tasks have a column in common. Slices of f32 are at most
+        // `isize::MAX` bytes long, so that offsets and strides within them fit `isize`; a stride that exceeds the slice
+        // belongs to an axis of extent 1 and is replaced.
+        unsafe {
+            gemm::gemm(
+                m,
+                columns,
+                k,
+                out.at(first),
+                1,
+                out_stride,
+                accumulate,
+                a.values.as_ptr().add(a.offset),
+                stride(k, a.column_stride),
+                stride(m, a.row_stride),
+                b.values.as_ptr().add(b.offset + first * b.column_stride),
+                stride(n, b.column_stride),
+                stride(k, b.row_stride),
+                1.0,
+                alpha,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    };
+    match division {
+        Division::One => product(0, n, gemm::Parallelism::None),
+        Division::Threads => product(0, n, gemm::Parallelism::Rayon(0)),
+        Division::Columns(columns) => (0..n.div_ceil(columns)).into_par_iter().for_each(|task| {
+            let first = task * columns;
+            product(first, columns.min(n - first), gemm::Parallelism::None);
+        }),
     }
 }

@@ -5,6 +5,8 @@
 
 pub(in crate::ops) mod cooperative;
 mod cpu;
+#[cfg(test)]
+mod cpu_tests;
 mod generator;
 mod gpu;
 pub(super) mod indent;
