@@ -5,7 +5,7 @@ mod common;
 use autograd::{AdamW, AdamWConfig, Optimizer, Tape};
 use common::{Golden, PEFT_PREFIX, assert_close, fixture, logits, recorded, values};
 use lora::{AdapterSet, Base, Batch, Forward, HostBatch, LoraConfig, Model};
-use models::{Deberta, DebertaHead, DebertaOptions, Llama, LlamaConfig, SequenceClassifier, WeightType};
+use models::{Deberta, DebertaConfig, DebertaHead, DebertaOptions, Llama, LlamaConfig, SequenceClassifier, WeightType};
 use tensor::testing::on_each_backend;
 use tensor::{DType, Device};
 
@@ -117,6 +117,38 @@ on_each_backend! {
         let logits = model.class_logits(&Forward::evaluation(None), &batch).expect("logits");
         assert_near("logits", &values(&logits), golden.floats("base.logits"), LOGITS);
         check_gradients(name, &model, &batch);
+    }
+
+    fn wide_heads_of_deberta_stay_near_f32(device) {
+        let config = DebertaConfig {
+            hidden_size: 128,
+            intermediate_size: 96,
+            num_attention_heads: 2,
+            vocab_size: 50,
+            position_buckets: Some(32),
+            max_relative_positions: 128,
+            initializer_range: 0.1,
+            hidden_dropout_prob: 0.0,
+            ..DebertaConfig::preset("tiny").expect("a preset")
+        };
+        let ids = (0..2 * 64).map(|i| (i * 7 + i / 64 * 3) % 50).collect();
+        let mask = (0..2 * 64).map(|i| u32::from(i < 100)).collect();
+        let host = HostBatch::classes(2, 64, ids, vec![0, 1], Some(mask)).expect("a batch");
+        let run = |weight_type| {
+            let head = DebertaHead::Classifier { labels: 2 };
+            let options = DebertaOptions { weight_type, seed: 5, ..DebertaOptions::new(head) };
+            let model = Deberta::random(config.clone(), &options, device).expect("a model");
+            let batch = host.to_device(device).expect("a batch");
+            let adapters = AdapterSet::new(LoraConfig::default(), Base::of(&model), device, 3).expect("adapters");
+            let tape = Tape::new();
+            let loss = model.loss(&recorded(&tape, &adapters), &batch).expect("a loss");
+            let gradients = tape.backward(&loss).expect("gradients");
+            let all: Vec<f32> = gradients.into_iter().flat_map(|(_, gradient)| values(&gradient)).collect();
+            (values(&model.class_logits(&Forward::evaluation(None), &batch).expect("logits")), all)
+        };
+        let (mixed, exact) = (run(WeightType::F16), run(WeightType::F32));
+        assert_near("logits", &mixed.0, &exact.0, 2.0 * LOGITS);
+        assert_near("gradients", &mixed.1, &exact.1, 2.0 * GRADIENTS);
     }
 
     fn training_follows_f32(device) {

@@ -1,6 +1,8 @@
 //! Disentangled attention, by content and relative position, as one operation.
 
-use tensor::{DisentangledAttention, PerOperand, RandomKey, RelativeBuckets, Result, Tensor};
+use tensor::{
+    DisentangledAttention, MixedDisentangledAttention, PerOperand, RandomKey, RelativeBuckets, Result, Tensor,
+};
 
 use crate::tape::record;
 use crate::var::Var;
@@ -38,35 +40,76 @@ impl Var {
         position_query: Option<&Var>,
         config: &DisentangledConfig,
     ) -> Result<Var> {
-        let attention = DisentangledAttention {
-            query: self.tensor().clone(),
-            key: key.tensor().clone(),
-            value: value.tensor().clone(),
-            position_key: position_key.map(|position| position.tensor().clone()),
-            position_query: position_query.map(|position| position.tensor().clone()),
-            buckets: config.buckets.clone(),
-            key_mask: config.key_mask.clone(),
-            scale: config.scale,
-            dropout: config.dropout,
-        };
-        let wanted = PerOperand {
-            query: self.requires_gradient(),
-            key: key.requires_gradient(),
-            value: value.requires_gradient(),
-            position_key: position_key.is_some_and(Var::requires_gradient),
-            position_query: position_query.is_some_and(Var::requires_gradient),
-        };
-        let forward = attention.forward()?;
-        let probabilities = forward.probabilities;
+        let operands = [Some(self), Some(key), Some(value), position_key, position_query];
+        let (attention, wanted) = (config.of(operands), wanted(operands));
         // An absent operand is a constant to the tape.
         let absent = Var::constant(self.tensor().clone());
-        let inputs = [self, key, value, position_key.unwrap_or(&absent), position_query.unwrap_or(&absent)];
+        let inputs = operands.map(|x| x.unwrap_or(&absent));
+        let forward = attention.forward()?;
+        let probabilities = forward.probabilities;
         Ok(record("disentangled_attention", &inputs, forward.output, move |dy| {
-            let gradients = attention.backward(&probabilities, dy, wanted)?;
-            let PerOperand { query, key, value, position_key, position_query } = gradients;
-            Ok(vec![query, key, value, position_key, position_query])
+            Ok(in_order(attention.backward(&probabilities, dy, wanted)?))
         }))
     }
+
+    /// [`Var::disentangled_attention`] in mixed precision: of operands and dy rounded to 16 bits.
+    ///
+    /// Keeps what [`MixedDisentangledAttention`] keeps.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn mixed_disentangled_attention(
+        &self,
+        key: &Var,
+        value: &Var,
+        position_key: Option<&Var>,
+        position_query: Option<&Var>,
+        config: &DisentangledConfig,
+    ) -> Result<Var> {
+        let operands = [Some(self), Some(key), Some(value), position_key, position_query];
+        let (forward, wanted) = (MixedDisentangledAttention::new(&config.of(operands))?, wanted(operands));
+        // An absent operand is a constant to the tape.
+        let absent = Var::constant(self.tensor().clone());
+        let inputs = operands.map(|x| x.unwrap_or(&absent));
+        let output = forward.output().clone();
+        Ok(record("mixed_disentangled_attention", &inputs, output, move |dy| {
+            Ok(in_order(forward.backward(dy, wanted)?))
+        }))
+    }
+}
+
+/// q, k, v, pk and pq, of which the last two may be absent.
+type Operands<'a> = [Option<&'a Var>; 5];
+
+impl DisentangledConfig {
+    /// The problem. The first three operands are there.
+    fn of(&self, operands: Operands<'_>) -> DisentangledAttention {
+        let [query, key, value, position_key, position_query] = operands.map(|x| x.map(|x| x.tensor().clone()));
+        let (Some(query), Some(key), Some(value)) = (query, key, value) else {
+            unreachable!("only positions may be absent")
+        };
+        DisentangledAttention {
+            query,
+            key,
+            value,
+            position_key,
+            position_query,
+            buckets: self.buckets.clone(),
+            key_mask: self.key_mask.clone(),
+            scale: self.scale,
+            dropout: self.dropout,
+        }
+    }
+}
+
+fn wanted(operands: Operands<'_>) -> PerOperand<bool> {
+    let [query, key, value, position_key, position_query] = operands.map(|x| x.is_some_and(Var::requires_gradient));
+    PerOperand { query, key, value, position_key, position_query }
+}
+
+fn in_order(gradients: PerOperand<Option<Tensor>>) -> Vec<Option<Tensor>> {
+    let PerOperand { query, key, value, position_key, position_query } = gradients;
+    vec![query, key, value, position_key, position_query]
 }
 
 #[cfg(test)]
@@ -75,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::check::{check_gradients, random_cases};
+    use crate::tape::Tape;
 
     on_each_backend! {
         fn derivatives(device) {
@@ -108,6 +152,39 @@ mod tests {
                     v[0].disentangled_attention(&v[1], &v[2], None, Some(&v[3]), &plain)
                 })
             });
+        }
+
+        /// Rounded to 16 bits, the function goes in steps: compared are the gradients of the exact attention.
+        fn mixed_precision_has_the_same_gradients(device) {
+            let mut random = crate::check::TestRandom::new(8);
+            let table: Vec<u32> = (0..127u32).map(|t| (t / 3).min(31)).collect();
+            let key = RandomKey { seed: 1, stream: 2, step: 3 };
+            let config = DisentangledConfig {
+                buckets: RelativeBuckets::new(device, &table, 32).unwrap(),
+                key_mask: None,
+                scale: 0.1,
+                dropout: Some((0.2, key)),
+            };
+            let (content, position) = ([1, 64, 1, 64], [32, 1, 64]);
+            let mut operand = |shape: &[usize]| random.tensor(device, shape, -1.0, 1.0).unwrap();
+            let operands = [&content[..], &content, &content, &position, &position].map(&mut operand);
+            let dy = operand(&content);
+            let run = |mixed: bool| {
+                let tape = Tape::new();
+                let names = ["q", "k", "v", "pk", "pq"];
+                let v: Vec<Var> = names.iter().zip(&operands).map(|(name, x)| tape.leaf(name, x)).collect();
+                let y = match mixed {
+                    true => v[0].mixed_disentangled_attention(&v[1], &v[2], Some(&v[3]), Some(&v[4]), &config),
+                    false => v[0].disentangled_attention(&v[1], &v[2], Some(&v[3]), Some(&v[4]), &config),
+                };
+                let gradients = tape.backward_from(&y.unwrap(), dy.clone()).unwrap();
+                names.map(|name| gradients.get(name).unwrap().to_vec::<f32>().unwrap())
+            };
+            for (got, want) in run(true).iter().zip(run(false)) {
+                let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                assert_eq!(got.len(), want.len());
+                assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() <= 4e-3 * largest));
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use autograd::{DisentangledConfig, Var};
 use lora::{AdapterSet, DropoutSource, Forward, Linear};
-use tensor::{RelativeBuckets, Result, Tensor};
+use tensor::{MixedDisentangledAttention, RelativeBuckets, Result, Tensor};
 
 use super::config::DebertaConfig;
 use super::norm::Norm;
@@ -168,8 +168,14 @@ impl Attention {
             scale: 1.0 / ((head_dim * terms) as f32).sqrt(),
             dropout: dropout.map(|source| (self.attention_dropout, source.key(&format!("{}.self", self.name)))),
         };
-        let mixed =
-            query.disentangled_attention(&key, &value, position_key.as_ref(), position_query.as_ref(), &config)?;
+        let (position_key, position_query) = (position_key.as_ref(), position_query.as_ref());
+        let is_mixed = [&self.query, &self.key, &self.value].iter().all(|linear| linear.is_mixed(forward))
+            && terms == 3
+            && MixedDisentangledAttention::suits([batch, sequence, self.heads, head_dim], config.buckets.count());
+        let mixed = match is_mixed {
+            true => query.mixed_disentangled_attention(&key, &value, position_key, position_query, &config)?,
+            false => query.disentangled_attention(&key, &value, position_key, position_query, &config)?,
+        };
         mixed.reshape(&[batch, sequence, hidden])
     }
 

@@ -93,8 +93,10 @@ impl RelativePositions {
         let rows: Vec<usize> = (-farthest..=farthest).map(|relative| relative_row(config, relative)).collect();
         // Rows grow with the relative position.
         let (first, last) = (rows[0], rows[rows.len() - 1]);
-        // Matrix products are fastest with multiples of four; a bucket without positions costs next to nothing.
-        let count = (last - first + 1).next_multiple_of(4).min(2 * config.span());
+        // Matrix products are fastest with multiples of four, and those on tensor cores need more; a bucket without positions
+        // costs next to nothing.
+        let used = last - first + 1;
+        let count = used.next_multiple_of(if used > 32 { 32 } else { 4 }).min(2 * config.span());
         let first = first.min(2 * config.span() - count);
         let buckets: Vec<u32> = rows.iter().map(|row| (row - first) as u32).collect();
         let table = Table { buckets: RelativeBuckets::new(self.embeddings.device(), &buckets, count)?, first };

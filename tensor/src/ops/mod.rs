@@ -36,7 +36,9 @@ pub use adamw_update::{AdamWStep, AdamWTarget, adamw_update_in_place};
 pub use attention::{AttentionConfig, AttentionOutput, attention, attention_backward};
 pub use balance::{BalancePair, BalanceTarget, balance_in_place};
 pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward};
-pub use disentangled_attention::{DisentangledAttention, DisentangledOutput, PerOperand, RelativeBuckets};
+pub use disentangled_attention::{
+    DisentangledAttention, DisentangledOutput, MixedDisentangledAttention, PerOperand, RelativeBuckets,
+};
 pub use embedding::embedding_gradient;
 pub use gated_unit::{RoundedGate, silu_mul_backward};
 pub use gather::{check_ids, scatter_add};

@@ -14,6 +14,8 @@ pub struct RelativeBuckets {
     pub(super) starts: Tensor,
     pub(super) sequence: usize,
     pub(super) count: usize,
+    /// Positions in the largest bucket.
+    pub(super) widest: usize,
 }
 
 impl RelativeBuckets {
@@ -37,11 +39,13 @@ impl RelativeBuckets {
         }
         let start = |bucket: usize| table.partition_point(|&other| (other as usize) < bucket) as u32;
         let starts: Vec<u32> = (0..=count).map(start).collect();
+        let widest = starts.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0);
         Ok(RelativeBuckets {
             table: Tensor::from_slice(device, &[table.len()], table)?,
             starts: Tensor::from_vec(device, &[count + 1], starts)?,
             sequence: table.len().div_ceil(2),
             count,
+            widest,
         })
     }
 

@@ -9,17 +9,26 @@ use crate::shape::Shape;
 use crate::tensor::Tensor;
 
 /// Scores to probabilities, with the generator of the dropout mask.
-pub(super) const FORWARD: &str =
-    concat!(include_str!("forward.wgsl"), include_str!("team.wgsl"), include_str!("../random/philox.wgsl"));
+pub(super) const FORWARD: &str = concat!(
+    include_str!("forward.wgsl"),
+    include_str!("team.wgsl"),
+    include_str!("team_max.wgsl"),
+    include_str!("kept_factors.wgsl"),
+    include_str!("../random/philox.wgsl")
+);
 /// The scores' gradient, with the generator of the dropout mask.
-pub(super) const BACKWARD: &str =
-    concat!(include_str!("backward.wgsl"), include_str!("team.wgsl"), include_str!("../random/philox.wgsl"));
+pub(super) const BACKWARD: &str = concat!(
+    include_str!("backward.wgsl"),
+    include_str!("team.wgsl"),
+    include_str!("kept_factors.wgsl"),
+    include_str!("../random/philox.wgsl")
+);
 /// Sums by bucket.
 pub(super) const BUCKET_SUMS: &str = include_str!("bucket_sums.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct RowParams {
+pub(super) struct RowParams {
     key: PhiloxKey,
     threshold: u32,
     kept_scale: f32,
@@ -32,7 +41,13 @@ struct RowParams {
     lowest: f32,
 }
 
-fn row_params(problem: &Problem<'_>) -> RowParams {
+impl RowParams {
+    pub fn with_kept_scale(self, kept_scale: f32) -> Self {
+        RowParams { kept_scale, ..self }
+    }
+}
+
+pub(super) fn row_params(problem: &Problem<'_>) -> RowParams {
     let none = PhiloxKey { seed: [0; 2], stream: [0; 2], step: 0 };
     let (key, threshold, kept_scale) = match &problem.dropout {
         Some((rule, key)) => (PhiloxKey::from(key), rule.threshold, rule.scale),
@@ -52,7 +67,7 @@ fn row_params(problem: &Problem<'_>) -> RowParams {
     }
 }
 
-fn flag(on: bool) -> f64 {
+pub(super) fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
 

@@ -10,6 +10,7 @@
 mod buckets;
 mod cpu;
 mod gpu;
+mod mixed;
 mod problem;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::ops::random::RandomKey;
 use crate::tensor::Tensor;
 
 pub use buckets::RelativeBuckets;
+pub use mixed::MixedDisentangledAttention;
 use problem::Problem;
 
 /// One problem of disentangled attention. All operands are f32 and may be views.

@@ -9,20 +9,20 @@ const KEY: RandomKey = RandomKey { seed: 3, stream: 1 << 40, step: 9 };
 const DROPPED: f32 = 0.25;
 
 #[derive(Clone, Debug)]
-struct Case {
-    q: Recipe,
-    k: Recipe,
-    v: Recipe,
-    position_key: Option<Recipe>,
-    position_query: Option<Recipe>,
-    upstream: Recipe,
-    table: Vec<u32>,
-    count: usize,
-    mask: Option<Vec<u32>>,
-    dropout: bool,
+pub(super) struct Case {
+    pub q: Recipe,
+    pub k: Recipe,
+    pub v: Recipe,
+    pub position_key: Option<Recipe>,
+    pub position_query: Option<Recipe>,
+    pub upstream: Recipe,
+    pub table: Vec<u32>,
+    pub count: usize,
+    pub mask: Option<Vec<u32>>,
+    pub dropout: bool,
 }
 
-const ALL: PerOperand<bool> =
+pub(super) const ALL: PerOperand<bool> =
     PerOperand { query: true, key: true, value: true, position_key: true, position_query: true };
 
 /// Buckets of 0 to several positions, none of them equally long, some at the end without any.
@@ -74,7 +74,7 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-fn build(case: &Case, device: &Device) -> DisentangledAttention {
+pub(super) fn build(case: &Case, device: &Device) -> DisentangledAttention {
     let shape = case.q.shape();
     let mask = case.mask.as_ref().map(|mask| Tensor::from_slice(device, &shape[..2], mask).unwrap());
     DisentangledAttention {
@@ -96,10 +96,10 @@ fn scale(case: &Case) -> f64 {
 }
 
 /// Output and the gradients of q, k, v, pk and pq.
-type Reference = (Vec<f64>, [Vec<f64>; 5]);
+pub(super) type Reference = (Vec<f64>, [Vec<f64>; 5]);
 
 /// Everything in f64, score by score.
-fn reference(case: &Case) -> Reference {
+pub(super) fn reference(case: &Case) -> Reference {
     let &[batch, sequence, heads, head_dim] = case.q.shape() else { unreachable!("q has four axes") };
     let position = |recipe: &Option<Recipe>| recipe.as_ref().map(Recipe::values);
     let (q, k, v, upstream) = (case.q.values(), case.k.values(), case.v.values(), case.upstream.values());
@@ -191,14 +191,14 @@ fn agrees(device: &Device, case: &Case) -> Result<()> {
     Ok(())
 }
 
-fn noise(shape: &[usize], seed: u32) -> Recipe {
+pub(super) fn noise(shape: &[usize], seed: u32) -> Recipe {
     let values = (0..shape.iter().product::<usize>() as u32)
         .map(|i| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0);
     Recipe::dense(shape, values.collect())
 }
 
 /// A fixed problem with pseudo-random operands, where each of the positions nearer than 20 has a bucket of its own.
-fn fixed([batch, sequence, heads, head_dim]: [usize; 4], dropout: bool) -> Case {
+pub(super) fn fixed([batch, sequence, heads, head_dim]: [usize; 4], dropout: bool) -> Case {
     let table = (0..2 * sequence - 1).map(|t| (t + 20).saturating_sub(sequence - 1).min(39) as u32).collect();
     let (shape, positions) = ([batch, sequence, heads, head_dim], [40, heads, head_dim]);
     Case {

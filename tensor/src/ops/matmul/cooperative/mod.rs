@@ -1,6 +1,7 @@
 //! Products of two f16 operands on tensor cores, where the device has cooperative matrices of 16 x 16 and the shape
 //! suits them; every kernel is tested on the device before its first use.
 
+mod batched;
 mod generator;
 mod low_rank;
 mod self_test;
@@ -15,6 +16,7 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
+pub(in crate::ops) use batched::BatchedProduct;
 use generator::{CONTAINER, Config, DEPTH, Kind, TILE, VECTOR};
 pub(in crate::ops) use low_rank::{LowRankUpdate, ThinProduct, factor_gradient, project};
 
@@ -218,6 +220,11 @@ impl Params {
 
 /// The kernel with its first three bindings. The operands are bound as if they were written to; the generator says why.
 fn dispatch<'a>(config: Config, product: &'a Product, out: &'a Tensor, wgsl: &'a dyn Fn() -> String) -> Dispatch<'a> {
+    dispatch_of(config, [&product.a.tensor, &product.b.tensor, out], wgsl)
+}
+
+/// The same for two operands and a result.
+fn dispatch_of<'a>(config: Config, bindings: [&'a Tensor; 3], wgsl: &'a dyn Fn() -> String) -> Dispatch<'a> {
     let source = if config.containers { Source::HalvedContainers(wgsl) } else { Source::Generated(wgsl) };
-    Dispatch::new(config.name(), "main", source).write(&product.a.tensor).write(&product.b.tensor).write(out)
+    bindings.into_iter().fold(Dispatch::new(config.name(), "main", source), Dispatch::write)
 }

@@ -1,8 +1,9 @@
 //! The test of a kernel on the device before its first use. Cooperative matrices are new: some drivers return wrong
 //! tiles, or none. A wrong result turns them off for the device, with a warning, and ordinary kernels take over.
 
+use super::batched::BatchLayout;
 use super::generator::{Config, DEPTH, Kind, THIN, TILE};
-use super::{LowRankUpdate, Update, launch, low_rank};
+use super::{BatchedProduct, LowRankUpdate, Update, launch, low_rank};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -35,6 +36,7 @@ pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<O
                 square(gpu, config, device, parts, [row_scaled, low_rank, biased])?
             }
             Kind::Thin { weighted, transposed } => thin(gpu, config, device, parts, [weighted, transposed])?,
+            Kind::Batched { scales, halves, .. } => batched(gpu, config, device, scales, halves)?,
         };
         if fault.is_some() {
             return Ok(fault);
@@ -109,6 +111,58 @@ fn thin(
     let product = Product::new("self-test", &a, &b)?;
     let sums = low_rank::launch(gpu, config, &product, parts, weighted.then_some([&first, &second]))?;
     first_difference(&sums.sum(&[0], false)?, &expected.to_vec::<f32>()?)
+}
+
+/// Six products: the right operand is shared by three, as are the scales in another way, and results are stored out of order.
+fn batched(gpu: &Gpu, config: Config, device: &Device, scales: usize, halves: bool) -> Result<Option<String>> {
+    let columns = config.tile_columns();
+    let (m, n, k) = match config.whole_tiles {
+        true => (2 * TILE, columns, 2 * DEPTH),
+        false => (TILE + 72, TILE + columns - 24, 2 * DEPTH),
+    };
+    let (a, expected_a) = operands(device, [2, 3], [m, k], config.a_depth_contiguous, 3)?;
+    let (b, expected_b) = operands(device, [2, 1], [k, n], !config.b_depth_contiguous, 5)?;
+    let product = |device: &Device, a: &Tensor, b: &Tensor, then: &dyn Fn(&BatchedProduct<'_>) -> Result<Tensor>| {
+        let first = Tensor::from_slice(device, &[2, 3], &[0.5f32, 1.0, 2.0, 4.0, 0.25, 1.0])?;
+        let second = Tensor::from_slice(device, &[3], &[2.0f32, 0.25, 1.0])?;
+        then(&BatchedProduct { a, b, alpha: 0.5, scales: &[&first, &second][..scales] })
+    };
+    let order = if halves { [0, 1, 2, 3] } else { [0, 2, 1, 3] };
+    let stored = order.map(|axis| [2, 3, m, n][axis]);
+    let found = product(device, &a, &b, &|product| {
+        let out = match halves {
+            true => Tensor::zeros(device, &stored, DType::F16)?,
+            false => Tensor::ones(device, &stored, DType::F32)?,
+        };
+        // The order is its own inverse.
+        let view = out.permute(&order)?;
+        product.launch(gpu, config, &BatchLayout::of(product, &view)?, &view, !halves)?;
+        out.cast(DType::F32)
+    })?;
+    let cpu = &Device::cpu();
+    let expected = product(cpu, &expected_a, &expected_b, &|product| match halves {
+        true => product.rounded()?.cast(DType::F32),
+        false => product.sums(&order, Some(Tensor::ones(cpu, &stored, DType::F32)?)),
+    })?;
+    let rows = stored[..3].iter().product();
+    first_difference(&found.reshape(&[rows, n])?, &expected.to_vec::<f32>()?)
+}
+
+/// As [`operand`], a matrix for each of `batch`.
+fn operands(
+    device: &Device,
+    batch: [usize; 2],
+    [rows, columns]: [usize; 2],
+    row_major: bool,
+    seed: usize,
+) -> Result<(Tensor, Tensor)> {
+    let [lines, length] = if row_major { [rows, columns] } else { [columns, rows] };
+    let (here, there) = operand(device, [batch[0] * batch[1] * lines, length], true, seed)?;
+    let shaped = |matrices: Tensor| -> Result<Tensor> {
+        let matrices = matrices.reshape(&[batch[0], batch[1], lines, length])?;
+        if row_major { Ok(matrices) } else { matrices.t() }
+    };
+    Ok((shaped(here)?, shaped(there)?))
 }
 
 fn first_difference(found: &Tensor, expected: &[f32]) -> Result<Option<String>> {

@@ -33,6 +33,8 @@ pub(super) struct Side {
     pub weighted: bool,
     /// The inner extent may end within a slab: lines beyond it are the last one again.
     pub clamped: bool,
+    /// Each product of a batch has its own place in the operand.
+    pub batched: bool,
 }
 
 impl Side {
@@ -44,6 +46,12 @@ impl Side {
     /// The type of a vector.
     pub fn container(&self) -> String {
         format!("vec4<{}>", self.element())
+    }
+
+    /// Where the operand begins.
+    fn offset(&self) -> String {
+        let letter = self.letter;
+        if self.batched { format!("{letter}_begin") } else { format!("params.{letter}_offset") }
     }
 
     /// Elements along a line of the slab.
@@ -77,6 +85,7 @@ impl Side {
     pub fn place_copies(&self) -> String {
         let Side { letter, extent, first, start, vector, .. } = self;
         let (between, line, vectors) = (self.lines_between_copies(), self.line(), self.length() / self.vector);
+        let offset = self.offset();
         let mut text = String::new();
         if self.depth_contiguous {
             let _ = writeln!(
@@ -86,7 +95,7 @@ impl Side {
                 8 * vectors,
                 2 * vectors
             );
-            let start = format!("params.{letter}_offset + {start} / {vector}u + local % {vectors}u");
+            let start = format!("{offset} + {start} / {vector}u + local % {vectors}u");
             if self.whole_tiles {
                 let _ = writeln!(
                     text,
@@ -116,12 +125,12 @@ impl Side {
                 let _ = writeln!(
                     text,
                     "var {letter}_line = {start} + local / {vectors}u;\n\
-                     let {letter}_column = params.{letter}_offset + {column};"
+                     let {letter}_column = {offset} + {column};"
                 );
             } else {
                 let _ = writeln!(
                     text,
-                    "var {letter}_source = params.{letter}_offset + ({start} + local / {vectors}u) * \
+                    "var {letter}_source = {offset} + ({start} + local / {vectors}u) * \
                      params.{letter}_stride + {column};\nlet {letter}_apart = {between}u * params.{letter}_stride;\n\
                      let {letter}_step = {DEPTH}u * params.{letter}_stride;"
                 );

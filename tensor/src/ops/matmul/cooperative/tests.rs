@@ -10,11 +10,13 @@ use crate::testing::check;
 use crate::{DType, Device, DeviceRequest, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    let kinds = (0..12).map(|choices| {
+    let kinds = (0..20).map(|choices| {
         let [first, second, third] = [1, 2, 4].map(|bit| choices & bit > 0);
         match choices {
             0..8 => Kind::Square { row_scaled: first, low_rank: second, biased: third },
-            _ => Kind::Thin { weighted: first, transposed: second },
+            8..12 => Kind::Thin { weighted: first, transposed: second },
+            12..18 => Kind::Batched { narrow: first, scales: (choices - 12) / 2, halves: false },
+            _ => Kind::Batched { narrow: first, scales: 0, halves: true },
         }
     });
     let layouts = (0..16).map(|choices| [1, 2, 4, 8].map(|bit| choices & bit > 0));
@@ -52,12 +54,15 @@ fn generated_text_is_as_reviewed() {
     // Every layout, both kinds of tiles, everything that is done besides, at least once.
     let square = |row_scaled, low_rank, biased| Kind::Square { row_scaled, low_rank, biased };
     let thin = |weighted, transposed| Kind::Thin { weighted, transposed };
+    let batched = |narrow, scales, halves| Kind::Batched { narrow, scales, halves };
     for (a_depth_contiguous, b_depth_contiguous, whole_tiles, kind) in [
         (true, true, true, square(true, false, false)),
         (true, false, false, square(true, true, true)),
         (false, false, true, square(false, false, false)),
         (true, true, true, thin(false, false)),
         (false, false, false, thin(true, true)),
+        (false, false, true, batched(true, 2, false)),
+        (true, true, true, batched(false, 0, true)),
     ] {
         let config = Config { a_depth_contiguous, b_depth_contiguous, whole_tiles, containers: whole_tiles, kind };
         assert_as_reviewed("matmul", &config.name(), &config.wgsl());
