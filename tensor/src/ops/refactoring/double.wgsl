@@ -38,11 +38,12 @@ fn multiply(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     return fast_sum(p.x, p.y + (a.x * b.y + a.y * b.x));
 }
 
-// total + a·b, where `total` is not normalised: its two parts add up exactly what they are given.
-fn accumulate(total: vec2<f32>, a: f32, b: f32) -> vec2<f32> {
-    let p = exact_product(a, b);
-    let s = exact_sum(total.x, p.x);
-    return vec2<f32>(s.x, total.y + (s.y + p.y));
+// a·x + b·y.
+fn sum_of_products(a: vec2<f32>, x: vec2<f32>, b: vec2<f32>, y: vec2<f32>) -> vec2<f32> {
+    let ax = exact_product(a.x, x.x);
+    let by = exact_product(b.x, y.x);
+    let s = exact_sum(ax.x, by.x);
+    return fast_sum(s.x, s.y + (ax.y + by.y) + (a.x * x.y + a.y * x.x) + (b.x * y.y + b.y * y.x));
 }
 
 fn square_root(a: vec2<f32>) -> vec2<f32> {

@@ -1,5 +1,5 @@
 // (L_A·U)·w and (L_B·V)·w, whose products with their transposes are S̃⁻¹ and S̃; w² is the weight of a singular value
-// (mod.rs). One invocation an element of both.
+// (mod.rs). One invocation an element of both; column c of a frame lies together.
 
 override FLOOR: f32;
 
@@ -19,8 +19,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let work = of_pair(id.y, WORK);
     let row = of_pair(id.y, VALUES);
-    let i = id.x / n;
-    let c = id.x % n;
+    let i = id.x % n;
+    let c = id.x / n;
     // L_A·(U·Σ): row i of L_A ends at its diagonal.
     var sum = vec2<f32>();
     for (var k = 0u; k <= i; k += 1u) {

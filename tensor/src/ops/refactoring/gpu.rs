@@ -15,25 +15,95 @@ use crate::tensor::Tensor;
 pub(super) const RANK_LIMIT: usize = 256;
 
 /// Slots of one dispatch: their offsets must fit the parameter block.
-pub(super) const SLOTS: usize = 16;
-
-/// Columns of one partial Gram matrix.
-const CHUNK: usize = 2048;
+pub(super) const SLOTS: usize = 30;
 
 /// Sweeps that may be done. Most pairs take 6 to 9.
 const SWEEPS: usize = 24;
 
 pub(super) const SUM: &str = concat!(include_str!("pairs.wgsl"), include_str!("sum.wgsl"), include_str!("double.wgsl"));
-pub(super) const CHOLESKY: &str =
-    concat!(include_str!("pairs.wgsl"), include_str!("cholesky.wgsl"), include_str!("double.wgsl"));
 pub(super) const PRODUCT: &str =
     concat!(include_str!("pairs.wgsl"), include_str!("product.wgsl"), include_str!("double.wgsl"));
-pub(super) const JACOBI: &str =
-    concat!(include_str!("pairs.wgsl"), include_str!("jacobi.wgsl"), include_str!("double.wgsl"));
 pub(super) const FRAMES: &str =
     concat!(include_str!("pairs.wgsl"), include_str!("frames.wgsl"), include_str!("double.wgsl"));
 pub(super) const METRICS: &str =
     concat!(include_str!("pairs.wgsl"), include_str!("metrics.wgsl"), include_str!("double.wgsl"));
+
+/// A kernel that changes two matrices of a pair in place, with the file that says where it keeps them after it: naga 30
+/// stops at constants that are declared after a size made of others.
+macro_rules! in_place {
+    ($kernel:literal, $matrices:literal) => {
+        concat!(include_str!("pairs.wgsl"), include_str!($kernel), include_str!($matrices), include_str!("double.wgsl"))
+    };
+}
+
+pub(super) const CHOLESKY: InPlace = InPlace {
+    name: "refactoring_cholesky",
+    in_storage: in_place!("cholesky.wgsl", "matrices_storage.wgsl"),
+    in_workgroup: in_place!("cholesky.wgsl", "matrices_workgroup.wgsl"),
+    bytes_of_invocation: 0,
+};
+pub(super) const JACOBI: InPlace = InPlace {
+    name: "refactoring_jacobi",
+    in_storage: in_place!("jacobi.wgsl", "matrices_storage.wgsl"),
+    in_workgroup: in_place!("jacobi.wgsl", "matrices_workgroup.wgsl"),
+    bytes_of_invocation: 24,
+};
+
+/// The two forms of a kernel that changes two matrices of a pair in place.
+pub(super) struct InPlace {
+    name: &'static str,
+    pub in_storage: &'static str,
+    pub in_workgroup: &'static str,
+    /// Workgroup memory that it needs besides.
+    bytes_of_invocation: usize,
+}
+
+impl InPlace {
+    /// A dispatch with matrices in workgroup memory where they have room.
+    fn start<'a>(&self, gpu: &Gpu, tables: &'a Tables, workgroup: usize) -> Dispatch<'a> {
+        let bytes = 16 * tables.gram.tile * tables.gram.tile + self.bytes_of_invocation * workgroup + 64;
+        let dispatch = if tables.largest_rank <= tables.gram.tile && bytes <= gpu.summary.workgroup_bytes as usize {
+            Dispatch::new(self.name, "main", Source::Wgsl(self.in_workgroup)).constant("SIDE", tables.gram.tile as f64)
+        } else {
+            Dispatch::new(format!("{}_large", self.name), "main", Source::Wgsl(self.in_storage))
+        };
+        dispatch.constant("WORKGROUP", workgroup as f64).read(&tables.pairs)
+    }
+}
+
+/// How Gram matrices are divided among workgroups; see `gram.wgsl`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GramTiles {
+    /// Rows of a tile.
+    pub tile: usize,
+    /// Tiles staged at once.
+    pub sides: usize,
+    /// Columns staged at once.
+    pub stage: usize,
+    /// Columns of one partial Gram matrix.
+    pub chunk: usize,
+}
+
+impl GramTiles {
+    pub fn new(largest_rank: usize) -> Self {
+        let tile = largest_rank.next_power_of_two().clamp(4, 32);
+        let side = tile / 4;
+        let (sides, cells) = if largest_rank <= tile { (1, side * (side + 1) / 2) } else { (2, side * side) };
+        let copies = Self::workgroup(tile) / cells;
+        let stage = 32 / sides / copies * copies;
+        GramTiles { tile, sides, stage, chunk: (16 * stage).min(64 * copies) }
+    }
+
+    fn workgroup(tile: usize) -> usize {
+        8 * tile
+    }
+
+    pub fn constants(&self) -> [(&'static str, f64); 4] {
+        let GramTiles { tile, sides, stage, .. } = *self;
+        [("TILE", tile), ("SIDES", sides), ("STAGE", stage), ("WORKGROUP", Self::workgroup(tile))]
+            .map(|(name, value)| (name, value as f64))
+    }
+}
 
 pub(super) fn gram_wgsl(slots: usize) -> String {
     slots::expand_with_table(include_str!("gram.wgsl"), slots) + include_str!("double.wgsl")
@@ -54,8 +124,7 @@ pub(super) struct Tables {
     products: Products,
     /// First workgroup of each factor, and the number of all.
     groups: Vec<usize>,
-    /// Side of a tile of a Gram matrix.
-    tile: usize,
+    gram: GramTiles,
     largest_rank: usize,
     /// Elements of the work buffers and of `values`.
     work: usize,
@@ -66,17 +135,17 @@ impl Tables {
     /// `items` are those of all pairs in turn.
     pub fn new(device: &Device, shapes: &[PairShape], items: &[Item]) -> Result<Self> {
         let largest_rank = shapes.iter().map(|shape| shape.rank).max().unwrap_or(1);
-        let tile = largest_rank.next_power_of_two().clamp(4, 32);
+        let gram = GramTiles::new(largest_rank);
         let (mut factors, mut pairs) = (Vec::<u32>::new(), Vec::<u32>::new());
         let (mut groups, mut group, mut work, mut values) = (Vec::new(), 0, 0, 0);
         for shape in shapes {
-            let side = shape.rank.div_ceil(tile);
+            let side = shape.rank.div_ceil(gram.tile);
             let tiles = side * (side + 1) / 2;
             pairs.extend([shape.rank, work, values].map(|x| x as u32));
             for (length, transposed) in [(shape.inputs, 0), (shape.outputs, 1)] {
-                let count = length.div_ceil(CHUNK) * tiles;
+                let count = length.div_ceil(gram.chunk) * tiles;
                 groups.push(group);
-                factors.extend([shape.rank, length, transposed, group, tiles, CHUNK].map(|x| x as u32));
+                factors.extend([shape.rank, length, transposed, group, tiles, gram.chunk].map(|x| x as u32));
                 pairs.extend([group, count].map(|x| x as u32));
                 group += count;
             }
@@ -90,7 +159,7 @@ impl Tables {
             pairs: Tensor::from_vec(device, &[pairs.len()], pairs)?,
             products: Products::new(device, items)?,
             groups,
-            tile,
+            gram,
             largest_rank,
             work,
             values,
@@ -138,7 +207,7 @@ pub(super) fn update(gpu: &Gpu, refactoring: &mut Refactoring, factors: &[Tensor
     let values = buffer(tables.values, DType::F32)?;
     let info = buffer(4 * shapes.len(), DType::U32)?;
     let frames = buffer(2 * tables.work, DType::F32)?;
-    let params = PairParams { pairs: shapes.len() as u32, tile: tables.tile as u32, ..PairParams::default() };
+    let params = PairParams { pairs: shapes.len() as u32, tile: tables.gram.tile as u32, ..PairParams::default() };
     let elements = [(tables.largest_rank * tables.largest_rank).div_ceil(256) as u32, shapes.len() as u32, 1];
     let start =
         |name: &'static str, text: &'static str| Dispatch::new(name, "main", Source::Wgsl(text)).read(&tables.pairs);
@@ -182,7 +251,7 @@ pub(super) fn update(gpu: &Gpu, refactoring: &mut Refactoring, factors: &[Tensor
 /// The partial Gram matrices of all factors, in double.
 fn gram(gpu: &Gpu, tables: &Tables, factors: &[Tensor]) -> Result<Tensor> {
     let groups = tables.groups[factors.len()];
-    let record = 2 * (tables.tile * tables.tile + 1);
+    let record = 2 * (tables.gram.tile * tables.gram.tile + 1);
     let records = Tensor::uninitialised(factors[0].device(), NAME, Shape::new(&[groups * record])?, DType::F32)?;
     for first in (0..factors.len()).step_by(capacity(gpu, 1)) {
         let last = (first + capacity(gpu, 1)).min(factors.len());
@@ -190,10 +259,11 @@ fn gram(gpu: &Gpu, tables: &Tables, factors: &[Tensor]) -> Result<Tensor> {
         let source = move || gram_wgsl(slots);
         let mut params = GramParams { zero: 0, first: first as u32, offsets: [0; SLOTS] };
         let mut dispatch = Dispatch::new(format!("refactoring_gram_{slots}"), "main", Source::Generated(&source))
-            .constant("TILE", tables.tile as f64)
-            .constant("STAGE", (1024 / tables.tile) as f64)
             .read(&tables.factors)
             .write(&records);
+        for (name, value) in tables.gram.constants() {
+            dispatch = dispatch.constant(name, value);
+        }
         for (slot, factor) in factors[first..last].iter().enumerate() {
             params.offsets[slot] = factor.layout.offset as u32;
             dispatch = dispatch.read(factor);
@@ -218,15 +288,14 @@ fn cholesky(gpu: &Gpu, tables: &Tables, params: PairParams, [left, right, values
     let workgroup = workgroup(gpu, n);
     let mut first = 0;
     while first < n {
-        let (mut last, mut iterations) = (first, n);
+        let (mut last, mut iterations) = (first, n + 2 * (n * n).div_ceil(workgroup));
         while last < n && (last == first || iterations < BUDGET) {
             let below = n - last - 1;
             iterations += (2 * below * below).div_ceil(workgroup) + (2 * n).div_ceil(workgroup) + 1;
             last += 1;
         }
-        Dispatch::new("refactoring_cholesky", "main", Source::Wgsl(CHOLESKY))
-            .constant("WORKGROUP", workgroup as f64)
-            .read(&tables.pairs)
+        CHOLESKY
+            .start(gpu, tables, workgroup)
             .write(left)
             .write(right)
             .write(values)
@@ -244,9 +313,10 @@ fn jacobi(gpu: &Gpu, tables: &Tables, params: PairParams, [product, right, value
     let pairs = players / 2;
     let lanes = (workgroup / pairs.next_power_of_two()).clamp(1, 16);
     let rounds = players - 1;
-    let round = pairs.div_ceil(workgroup / lanes) * (2 * n.div_ceil(lanes) + lanes + 1) + 1;
-    // Several sweeps a dispatch, or several dispatches a sweep; the lengths at the end cost n²/workgroup + n.
-    let budget = BUDGET - n * n.div_ceil(workgroup) - n;
+    let round = pairs.div_ceil(workgroup / lanes) * (4 * n.div_ceil(lanes) + lanes + 1) + 1;
+    // Several sweeps a dispatch, or several dispatches a sweep; the lengths at the end cost n²/workgroup + n, matrices in
+    // workgroup memory 2·n²/workgroup.
+    let budget = BUDGET - 3 * n * n.div_ceil(workgroup) - n;
     let sweeps = (budget / (rounds * round)).min(SWEEPS);
     let rounds_at_once = if sweeps > 0 { rounds } else { (budget / round).max(1) };
     let sweeps = sweeps.max(1);
@@ -254,10 +324,9 @@ fn jacobi(gpu: &Gpu, tables: &Tables, params: PairParams, [product, right, value
         for first in (0..rounds).step_by(rounds_at_once) {
             let last = (first + rounds_at_once).min(rounds);
             let params = PairParams { first: first as u32, last: last as u32, sweeps: sweeps as u32, ..params };
-            Dispatch::new("refactoring_jacobi", "main", Source::Wgsl(JACOBI))
-                .constant("WORKGROUP", workgroup as f64)
+            JACOBI
+                .start(gpu, tables, workgroup)
                 .constant("LANES", lanes as f64)
-                .read(&tables.pairs)
                 .write(product)
                 .write(right)
                 .write(values)

@@ -1,19 +1,29 @@
-// Partial Gram matrices of the factors in several slots, in double precision (double.wgsl is appended). A template: see
+// Partial Gram matrices of the factors in several slots, to 40 bits and more (double.wgsl is appended). A template: see
 // ops/slots.rs. One workgroup adds up x(i, k)·x(j, k) over a chunk of k for one tile of TILE x TILE pairs (i, j), i ≥ j
-// by tiles, of one factor. Elements are scaled by a power of two so that the chunk's largest magnitude lies in [1, 2):
-// products of 1e±20 leave the range of f32. The chunk is read twice for it, the second time from a cache.
+// by tiles, of one factor; TILE is 4, 8, 16 or 32. The chunk is read twice, the second time from a cache: first for the
+// largest magnitude of each row, whose scale is then a power of two so that it lies in [1, 2). Products of 1e±20 would
+// leave the range of f32.
 //
-// 256 invocations: TILE/2 x TILE/2 of them have 2 x 2 sums each; what is left over divides the chunk's columns.
+// Scaled elements are cut at fixed places, x = top + middle + rest, top a multiple of 2⁻⁸ and middle, at most 2⁻⁹, of
+// 2⁻¹⁷. So the sums of top·top and of top·middle over 64 columns are exact in f32 in whatever order, and what
+// is added up with rounding is some 2⁻¹⁷ of the whole (after Ozaki et al. 2012).
+//
+// An invocation has a cell of 4 x 4 sums over every `copies`th column; of the tiles on the diagonal, only the cells there
+// or below.
 
 override TILE: u32;
-// Columns staged at once: TILE·STAGE = 1024.
+// Columns staged at once, at most 32, and tiles: 2 if there are any off the diagonal. What is staged must have room for
+// the sums of all invocations in the end.
 override STAGE: u32;
+override SIDES: u32;
+// 8·TILE, one invocation for 4 staged elements.
+override WORKGROUP: u32;
 
 struct Params {
     zero: u32,
     // The first slot's line in the table.
     first: u32,
-    offsets: array<u32, 16>,
+    offsets: array<u32, 30>,
 }
 
 // A factor's line in the table.
@@ -26,77 +36,191 @@ const TRANSPOSED: u32 = 2u;
 const GROUP: u32 = 3u;
 // Pairs of tiles.
 const TILES: u32 = 4u;
-// Columns of a chunk.
+// Columns of a chunk, at most 64 for each copy.
 const CHUNK: u32 = 5u;
 
+// 1.5·2²³ times the units of top and middle: sums with them are rounded to those units.
+const TOP: f32 = 49152.0;
+const MIDDLE: f32 = 96.0;
+// What makes integers of products of top and top, and of top and middle.
+const TOP_UNITS: f32 = 65536.0;
+const MIDDLE_UNITS: f32 = 33554432.0;
+
 @group(0) @binding(0) var<storage, read> table: array<u32>;
-// A record for each workgroup: TILE² sums, then the exponent and the bits of the largest magnitude.
+// A record for each workgroup: TILE² sums, then the exponent of the largest magnitude.
 @group(0) @binding(1) var<storage, read_write> records: array<vec2<f32>>;
 // for each slot
 @group(0) @binding(SLOT + 2) var<storage, read> x_SLOT: array<f32>;
 // end
 var<immediate> params: Params;
 
-var<workgroup> largest: atomic<u32>;
-var<workgroup> rows_i: array<f32, TILE * (STAGE + 1)>;
-var<workgroup> rows_j: array<f32, TILE * (STAGE + 1)>;
-var<workgroup> copies: array<vec2<f32>, 256>;
+// Bits of the largest magnitude of each row of both tiles, then of all.
+var<workgroup> largest: array<atomic<u32>, 2 * TILE + 1>;
+// The three parts of four rows of a column lie together; a line has one place to spare, for the banks.
+var<workgroup> parts: array<vec4<f32>, 3 * SIDES * STAGE * (TILE / 4 + 1)>;
 
-fn load(slot: u32, index: u32) -> f32 {
+// The bits of the largest magnitude among `count` elements.
+fn largest_of(slot: u32, start: u32, step: u32, count: u32) -> u32 {
+    var bits = 0u;
     switch (slot) {
         // for each slot
         case SLOTu: {
-            return x_SLOT[params.offsets[SLOT] + index];
+            for (var n = 0u; n < count; n += 1u) {
+                bits = max(bits, bitcast<u32>(x_SLOT[params.offsets[SLOT] + start + n * step]) & 0x7fffffffu);
+            }
         }
         // end
-        default: {
-            return 0.0;
-        }
+        default: {}
     }
+    return bits;
+}
+
+// The first `count` of four elements, then zeros.
+fn fetch(slot: u32, start: u32, step: u32, count: u32) -> vec4<f32> {
+    var values = vec4<f32>();
+    switch (slot) {
+        // for each slot
+        case SLOTu: {
+            let first = params.offsets[SLOT] + start;
+            if (count > 0u) { values.x = x_SLOT[first]; }
+            if (count > 1u) { values.y = x_SLOT[first + step]; }
+            if (count > 2u) { values.z = x_SLOT[first + 2u * step]; }
+            if (count > 3u) { values.w = x_SLOT[first + 3u * step]; }
+        }
+        // end
+        default: {}
+    }
+    return values;
 }
 
 fn of_line(line: u32, field: u32) -> u32 {
     return table[line * LINE + field];
 }
 
-// Where element (row, column) lies, and row and column of the `index`th element of a tile: neighbours in memory first.
-fn position(line: u32, row: u32, column: u32) -> u32 {
-    if (of_line(line, TRANSPOSED) == 1u) {
-        return column * of_line(line, RANK) + row;
+fn note_largest(slot: u32, line: u32, tile: u32, side: u32, start: u32, end: u32, local: u32) {
+    let n = of_line(line, RANK);
+    let length = of_line(line, LENGTH);
+    // Neighbours in memory are read together.
+    let transposed = of_line(line, TRANSPOSED) == 1u;
+    let row = select(local / 8u, local % TILE, transposed);
+    let column = start + select(local % 8u, local / TILE, transposed);
+    let of_factor = tile * TILE + row;
+    if (of_factor < n && column < end) {
+        let first = select(of_factor * length + column, column * n + of_factor, transposed);
+        let bits = largest_of(slot, first, select(8u, 8u * n, transposed), (end - column + 7u) / 8u);
+        atomicMax(&largest[side * TILE + row], bits);
+        atomicMax(&largest[2u * TILE], bits);
     }
-    return row * of_line(line, LENGTH) + column;
 }
 
-fn place(line: u32, index: u32, columns: u32) -> vec2<u32> {
-    if (of_line(line, TRANSPOSED) == 1u) {
-        return vec2<u32>(index % TILE, index / TILE);
-    }
-    return vec2<u32>(index / columns, index % columns);
+// The exponent of a row's largest magnitude: −127 for zero and subnormal numbers, 128 for infinity and NaN.
+fn exponent_of(row: u32) -> i32 {
+    return i32(atomicLoad(&largest[row]) >> 23u) - 127;
 }
 
-fn note_largest(slot: u32, line: u32, tile: u32, start: u32, end: u32, local: u32) {
-    var bits = 0u;
-    for (var index = local; index < TILE * (end - start); index += 256u) {
-        let at = place(line, index, end - start);
-        let row = tile * TILE + at.x;
-        if (row < of_line(line, RANK)) {
-            bits = max(bits, bitcast<u32>(load(slot, position(line, row, start + at.y))) & 0x7fffffffu);
-        }
-    }
-    atomicMax(&largest, bits);
-}
-
-// One element of a staged tile, scaled; 0 outside the factor.
-fn staged(slot: u32, line: u32, tile: u32, at: vec2<u32>, start: u32, end: u32, scale: f32) -> f32 {
-    let row = tile * TILE + at.x;
+// Four rows of one column of a tile, as this invocation has them to stage.
+fn fetch_rows(slot: u32, line: u32, tile: u32, start: u32, end: u32, local: u32) -> vec4<f32> {
+    let at = place(line, local);
+    let row = tile * TILE + 4u * at.x;
     let column = start + at.y;
-    if (row >= of_line(line, RANK) || column >= end) {
-        return 0.0;
+    let n = of_line(line, RANK);
+    if (at.y >= STAGE || column >= end || row >= n) {
+        return vec4<f32>();
     }
-    return load(slot, position(line, row, column)) * scale;
+    if (of_line(line, TRANSPOSED) == 1u) {
+        return fetch(slot, column * n + row, 1u, n - row);
+    }
+    let length = of_line(line, LENGTH);
+    return fetch(slot, row * length + column, length, n - row);
 }
 
-@compute @workgroup_size(256)
+// The four rows and the column that an invocation stages: neighbours in memory first.
+fn place(line: u32, local: u32) -> vec2<u32> {
+    if (of_line(line, TRANSPOSED) == 1u) {
+        return vec2<u32>(local % (TILE / 4u), local / (TILE / 4u));
+    }
+    return vec2<u32>(local / STAGE, local % STAGE);
+}
+
+fn hold_all(x: vec4<f32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));
+}
+
+// Where the parts of four rows of a column lie.
+fn part(side: u32, column: u32, rows: u32) -> u32 {
+    return 3u * ((side * STAGE + column) * (TILE / 4u + 1u) + rows);
+}
+
+// Scales and cuts what was fetched.
+fn stage(values: vec4<f32>, line: u32, side: u32, local: u32) {
+    let at = place(line, local);
+    if (at.x >= TILE / 4u || at.y >= STAGE) {
+        return;
+    }
+    let row = side * TILE + 4u * at.x;
+    let exponents =
+        vec4<i32>(exponent_of(row), exponent_of(row + 1u), exponent_of(row + 2u), exponent_of(row + 3u));
+    // In two halves: 2⁻¹²⁷ is below the normal range.
+    let half = -exponents / 2;
+    let x = hold_all(values * powers_of_two(half) * powers_of_two(-exponents - half));
+    let top = hold_all(hold_all(x + TOP) - TOP);
+    let rest = hold_all(x - top);
+    let middle = hold_all(hold_all(rest + MIDDLE) - MIDDLE);
+    let to = part(side, at.y, at.x);
+    parts[to] = top;
+    parts[to + 1u] = middle;
+    parts[to + 2u] = rest - middle;
+}
+
+fn powers_of_two(exponents: vec4<i32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(exponents + 127) << vec4<u32>(23u));
+}
+
+// Four sums of a row: of top·top, of top·middle, and of all else.
+struct Sums {
+    top: vec4<f32>,
+    middle: vec4<f32>,
+    rest: vec4<f32>,
+}
+
+struct Column {
+    top: vec4<f32>,
+    middle: vec4<f32>,
+    rest: vec4<f32>,
+    // top + middle, exactly.
+    most: vec4<f32>,
+    // The scaled elements.
+    whole: vec4<f32>,
+}
+
+fn column_at(at: u32) -> Column {
+    let most = parts[at] + parts[at + 1u];
+    return Column(parts[at], parts[at + 1u], parts[at + 2u], most, most + parts[at + 2u]);
+}
+
+// Adds the products of row r of one column and all rows of the other.
+fn with_products(sums: Sums, a: Column, r: u32, b: Column) -> Sums {
+    return Sums(
+        sums.top + a.top[r] * b.top,
+        sums.middle + a.top[r] * b.middle + a.middle[r] * b.top,
+        sums.rest + a.middle[r] * b.middle + a.most[r] * b.rest + a.rest[r] * b.whole,
+    );
+}
+
+// The cell of 4 x 4 sums: below the diagonal 0,0  1,0  1,1  2,0 …, else row by row.
+fn cell_at(index: u32, diagonal: bool) -> vec2<u32> {
+    if (!diagonal) {
+        return vec2<u32>(index / (TILE / 4u), index % (TILE / 4u));
+    }
+    var at = vec2<u32>(0u, index);
+    while (at.y > at.x) {
+        at.x += 1u;
+        at.y -= at.x;
+    }
+    return at;
+}
+
+@compute @workgroup_size(WORKGROUP)
 fn main(
     @builtin(local_invocation_index) local: u32,
     @builtin(workgroup_id) group: vec3<u32>,
@@ -108,87 +232,104 @@ fn main(
         return;
     }
     let line = params.first + slot;
-    let tiles = of_line(line, TILES);
     let within = number - of_line(line, GROUP);
-    // The pair of tiles: 0,0  1,0  1,1  2,0 …
-    var tile_i = 0u;
-    var tile_j = within % tiles;
-    while (tile_j > tile_i) {
-        tile_i += 1u;
-        tile_j -= tile_i;
-    }
-    let start = (within / tiles) * of_line(line, CHUNK);
+    // The pair of tiles, numbered as cells are.
+    let tiles = cell_at(within % of_line(line, TILES), true);
+    let diagonal = tiles.x == tiles.y;
+    let start = (within / of_line(line, TILES)) * of_line(line, CHUNK);
     let end = min(start + of_line(line, CHUNK), of_line(line, LENGTH));
 
     // Workgroup memory begins as anything.
-    if (local == 0u) {
-        atomicStore(&largest, 0u);
+    if (local <= 2u * TILE) {
+        atomicStore(&largest[local], 0u);
     }
     workgroupBarrier();
-    note_largest(slot, line, tile_i, start, end, local);
-    if (tile_j != tile_i) {
-        note_largest(slot, line, tile_j, start, end, local);
+    note_largest(slot, line, tiles.x, 0u, start, end, local);
+    if (!diagonal) {
+        note_largest(slot, line, tiles.y, 1u, start, end, local);
     }
     workgroupBarrier();
-    let bits = atomicLoad(&largest);
-    let exponent = i32(bits >> 23u) - 127;
-    // Not for infinity and NaN, whose exponent is 128, nor for zero and subnormal numbers.
-    let scale = power_of_two(select(0, -exponent, exponent > -127 && exponent < 127));
 
-    let side = TILE / 2u;
-    let cell = local % (side * side);
-    let copy = local / (side * side);
-    let share = 256u / (side * side);
-    let i = 2u * (cell / side) * (STAGE + 1u);
-    let j = 2u * (cell % side) * (STAGE + 1u);
-    var s00 = vec2<f32>();
-    var s01 = vec2<f32>();
-    var s10 = vec2<f32>();
-    var s11 = vec2<f32>();
-    for (var stage = start; stage < end; stage += STAGE) {
+    let side = TILE / 4u;
+    let cells = select(side * side, side * (side + 1u) / 2u, diagonal);
+    let copies = WORKGROUP / cells;
+    let copy = local / cells;
+    let cell = cell_at(local % cells, diagonal);
+    let other = select(1u, 0u, diagonal);
+    var sums0 = Sums();
+    var sums1 = Sums();
+    var sums2 = Sums();
+    var sums3 = Sums();
+    var next = fetch_rows(slot, line, tiles.x, start, end, local);
+    var next_other = vec4<f32>();
+    if (!diagonal) {
+        next_other = fetch_rows(slot, line, tiles.y, start, end, local);
+    }
+    for (var first = start; first < end; first += STAGE) {
         workgroupBarrier();
-        for (var index = local; index < TILE * STAGE; index += 256u) {
-            let at = place(line, index, STAGE);
-            let to = at.x * (STAGE + 1u) + at.y;
-            rows_i[to] = staged(slot, line, tile_i, at, stage, end, scale);
-            rows_j[to] = staged(slot, line, tile_j, at, stage, end, scale);
+        stage(next, line, 0u, local);
+        if (!diagonal) {
+            stage(next_other, line, 1u, local);
         }
         workgroupBarrier();
-        let columns = min(STAGE, end - stage);
-        for (var k = copy; k < columns; k += share) {
-            let i0 = rows_i[i + k];
-            let i1 = rows_i[i + STAGE + 1u + k];
-            let j0 = rows_j[j + k];
-            let j1 = rows_j[j + STAGE + 1u + k];
-            s00 = accumulate(s00, i0, j0);
-            s01 = accumulate(s01, i0, j1);
-            s10 = accumulate(s10, i1, j0);
-            s11 = accumulate(s11, i1, j1);
+        // Fetched now, needed when these columns are done.
+        next = fetch_rows(slot, line, tiles.x, first + STAGE, end, local);
+        if (!diagonal) {
+            next_other = fetch_rows(slot, line, tiles.y, first + STAGE, end, local);
+        }
+        if (copy < copies) {
+            for (var k = copy; k < min(STAGE, end - first); k += copies) {
+                let a = column_at(part(0u, k, cell.x));
+                let b = column_at(part(other, k, cell.y));
+                sums0 = with_products(sums0, a, 0u, b);
+                sums1 = with_products(sums1, a, 1u, b);
+                sums2 = with_products(sums2, a, 2u, b);
+                sums3 = with_products(sums3, a, 3u, b);
+            }
         }
     }
     let record = number * (TILE * TILE + 1u);
-    let row = 2u * (cell / side);
-    let column = 2u * (cell % side);
-    write_sum(local, s00, record + row * TILE + column);
-    write_sum(local, s01, record + row * TILE + column + 1u);
-    write_sum(local, s10, record + (row + 1u) * TILE + column);
-    write_sum(local, s11, record + (row + 1u) * TILE + column + 1u);
+    write_sums(local, diagonal, cells, 0u, sums0, record);
+    write_sums(local, diagonal, cells, 1u, sums1, record);
+    write_sums(local, diagonal, cells, 2u, sums2, record);
+    write_sums(local, diagonal, cells, 3u, sums3, record);
     if (local == 0u) {
-        records[record + TILE * TILE] = vec2<f32>(f32(exponent), bitcast<f32>(min(bits, 0x7f800000u)));
+        records[record + TILE * TILE] = vec2<f32>(f32(exponent_of(2u * TILE)), 0.0);
     }
 }
 
-// Adds the copies of one sum, in order.
-fn write_sum(local: u32, part: vec2<f32>, index: u32) {
-    let cells = (TILE / 2u) * (TILE / 2u);
+// Adds the copies of the sums in row r of every cell, those of integers as integers, and writes them in one scale.
+fn write_sums(local: u32, diagonal: bool, cells: u32, r: u32, own: Sums, record: u32) {
+    let copies = WORKGROUP / cells;
     workgroupBarrier();
-    copies[local] = fast_sum(part.x, part.y);
-    workgroupBarrier();
-    if (local < cells) {
-        var total = copies[local];
-        for (var other = local + cells; other < 256u; other += cells) {
-            total = add(total, copies[other]);
-        }
-        records[index] = total;
+    if (local < cells * copies) {
+        parts[3u * local] = own.top;
+        parts[3u * local + 1u] = own.middle;
+        parts[3u * local + 2u] = own.rest;
     }
+    workgroupBarrier();
+    let exponent = exponent_of(2u * TILE);
+    for (var index = local; index < 4u * cells; index += WORKGROUP) {
+        let c = index % 4u;
+        var top = 0;
+        var middle = 0;
+        var rest = 0.0;
+        for (var copy = index / 4u; copy < cells * copies; copy += cells) {
+            top += i32(parts[3u * copy][c] * TOP_UNITS);
+            middle += i32(parts[3u * copy + 1u][c] * MIDDLE_UNITS);
+            rest += parts[3u * copy + 2u][c];
+        }
+        let total = add(add(units(top, TOP_UNITS), units(middle, MIDDLE_UNITS)), vec2<f32>(rest, 0.0));
+        let cell = cell_at(index / 4u, diagonal);
+        let row = 4u * cell.x + r;
+        let column = 4u * cell.y + c;
+        let own_row = exponent_of(row) - exponent;
+        let own_column = exponent_of(select(TILE, 0u, diagonal) + column) - exponent;
+        records[record + row * TILE + column] = total * power_of_two(own_row) * power_of_two(own_column);
+    }
+}
+
+// count / units, exactly.
+fn units(count: i32, units: f32) -> vec2<f32> {
+    return fast_sum(f32(count & -256) / units, f32(count & 255) / units);
 }

@@ -1,26 +1,33 @@
-// One-sided Jacobi on the columns of M (rows of `product`): rotates pairs of columns until all are orthogonal, which
-// leaves U·Σ; the same rotations of the columns of L_B (rows of `right`) leave L_B·V. Rounds `first..last` of a sweep in
-// this dispatch, `sweeps` times over, until a sweep has turned nothing worth another. One workgroup a pair of factors, a
-// group of LANES invocations a pair of columns; a sweep is a round-robin tournament.
+// One-sided Jacobi on the columns of M (matrix 0): rotates pairs of columns until all are orthogonal, which leaves U·Σ;
+// the same rotations of the columns of L_B (matrix 1) leave L_B·V. Rounds `first..last` of a sweep in this dispatch,
+// `sweeps` times over, until a sweep has turned nothing worth another. One workgroup a pair of factors, a group of LANES
+// invocations a pair of columns; a sweep is a round-robin tournament. Columns are always turned in double.
 
 override WORKGROUP: u32;
 override LANES: u32;
 
 @group(0) @binding(0) var<storage, read> table: array<u32>;
-@group(0) @binding(1) var<storage, read_write> product: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read_write> right: array<vec2<f32>>;
 @group(0) @binding(3) var<storage, read_write> values: array<f32>;
 
-var<workgroup> squares_p: array<vec2<f32>, WORKGROUP>;
-var<workgroup> squares_q: array<vec2<f32>, WORKGROUP>;
-var<workgroup> products: array<vec2<f32>, WORKGROUP>;
+// What two columns p and q need: their squared lengths in f32, the difference q² − p², and their product.
+struct Products {
+    pp: f32,
+    qq: f32,
+    difference: vec2<f32>,
+    pq: vec2<f32>,
+}
+
+var<workgroup> partial: array<Products, WORKGROUP>;
 var<workgroup> turned: atomic<u32>;
 var<workgroup> unfinished: u32;
 
-// Cosines below this are left alone.
-const NEGLIGIBLE: f32 = 1e-12;
+// While cosines above this are found, products are sums in f32: off by some 10⁻⁷, which the next sweep makes good.
+const ROUGH: f32 = 1e-3;
 // After a sweep without cosines above this, another one would find them at the square of it: angles are exact to f32.
 const NOTEWORTHY: f32 = 1e-7;
+// Cosines below these are left alone, by f32 products and by double ones.
+const ROUGHLY_NEGLIGIBLE: f32 = 3e-7;
+const NEGLIGIBLE: f32 = 1e-12;
 // Squared lengths below this, beside entries of around 1, are zero.
 const SMALLEST: f32 = 1e-30;
 
@@ -37,6 +44,9 @@ fn main(
     let n = of_pair(pair, RANK);
     let work = of_pair(pair, WORK);
     let players = n + (n & 1u);
+    take_matrices(local, n, work);
+    // A part of a sweep cannot tell how far the whole is.
+    var exact = params.sweeps == 1u;
     for (var sweep = 0u; sweep < params.sweeps; sweep += 1u) {
         if (local == 0u) {
             atomicStore(&turned, 0u);
@@ -44,24 +54,31 @@ fn main(
         workgroupBarrier();
         for (var round = params.first; round < min(params.last, players - 1u); round += 1u) {
             for (var first = 0u; first < players / 2u; first += WORKGROUP / LANES) {
-                turn(local, n, work, players, round, first + local / LANES);
+                turn(local, n, pair_of(players, round, first + local / LANES), exact);
+                meet();
             }
-            storageBarrier();
-            workgroupBarrier();
         }
         if (local == 0u) {
             unfinished = atomicLoad(&turned);
         }
         if (workgroupUniformLoad(&unfinished) == 0u) {
-            break;
+            if (exact) {
+                break;
+            }
+            exact = true;
         }
     }
-    note_lengths(local, n, work, of_pair(pair, VALUES));
+    note_lengths(local, n, of_pair(pair, VALUES));
+    give_matrices_back(local, n, work);
 }
 
-// Pair `index` of a round, smaller number first; a player beyond n is no column, its partner rests.
+// Pair `index` of a round, smaller number first; a player beyond n is no column, its partner rests. So do pairs beyond
+// the last.
 fn pair_of(players: u32, round: u32, index: u32) -> vec2<u32> {
     let circle = players - 1u;
+    if (index >= players / 2u) {
+        return vec2<u32>(players);
+    }
     let one = (round + index) % circle;
     var other = (round + circle - index) % circle;
     if (index == 0u) {
@@ -70,46 +87,66 @@ fn pair_of(players: u32, round: u32, index: u32) -> vec2<u32> {
     return vec2<u32>(min(one, other), max(one, other));
 }
 
-fn turn(local: u32, n: u32, work: u32, players: u32, round: u32, index: u32) {
+fn turn(local: u32, n: u32, columns: vec2<u32>, exact: bool) {
     let lane = local % LANES;
-    let columns = pair_of(players, round, index);
-    let exists = index < players / 2u && columns.y < n;
-    let p = work + columns.x * n;
-    let q = work + columns.y * n;
-    var pp = vec2<f32>();
-    var qq = vec2<f32>();
-    var pq = vec2<f32>();
+    let exists = columns.y < n;
+    let p = columns.x * n;
+    let q = columns.y * n;
+    var own = Products();
     if (exists) {
         for (var i = lane; i < n; i += LANES) {
-            let x = product[p + i];
-            let y = product[q + i];
-            pp = add(pp, multiply(x, x));
-            qq = add(qq, multiply(y, y));
-            pq = add(pq, multiply(x, y));
+            own = with_elements(own, element(0u, p + i), element(0u, q + i), exact);
         }
     }
-    squares_p[local] = pp;
-    squares_q[local] = qq;
-    products[local] = pq;
+    partial[local] = own;
     workgroupBarrier();
-    pp = vec2<f32>();
-    qq = vec2<f32>();
-    pq = vec2<f32>();
-    let team = local - lane;
-    for (var other = team; other < team + LANES; other += 1u) {
-        pp = add(pp, squares_p[other]);
-        qq = add(qq, squares_q[other]);
-        pq = add(pq, products[other]);
-    }
-    workgroupBarrier();
-    let lengths = sqrt(pp.x) * sqrt(qq.x);
-    if (!exists || pp.x <= SMALLEST || qq.x <= SMALLEST || abs(pq.x) <= NEGLIGIBLE * lengths) {
+    if (!exists) {
         return;
     }
-    if (lane == 0u && abs(pq.x) > NOTEWORTHY * lengths) {
+    let found = sum_of(local - lane, exact);
+    let lengths = sqrt(found.pp) * sqrt(found.qq);
+    let product = abs(found.pq.x);
+    let negligible = select(ROUGHLY_NEGLIGIBLE, NEGLIGIBLE, exact);
+    if (found.pp <= SMALLEST || found.qq <= SMALLEST || product <= negligible * lengths) {
+        return;
+    }
+    if (lane == 0u && product > select(ROUGH, NOTEWORTHY, exact) * lengths) {
         atomicStore(&turned, 1u);
     }
-    rotate(n, p, q, lane, rotation(add(qq, -pp).x, pq.x));
+    rotate(n, p, q, lane, rotation(found.difference.x, found.pq.x));
+}
+
+fn with_elements(sums: Products, x: vec2<f32>, y: vec2<f32>, exact: bool) -> Products {
+    var next = sums;
+    next.pp += x.x * x.x;
+    next.qq += y.x * y.x;
+    if (exact) {
+        next.difference = add(sums.difference, multiply(add(y, x), add(y, -x)));
+        next.pq = add(sums.pq, multiply(x, y));
+    } else {
+        next.pq.x += x.x * y.x;
+    }
+    return next;
+}
+
+// The sums of all lanes of a pair, the same for each of them.
+fn sum_of(first: u32, exact: bool) -> Products {
+    var sum = partial[first];
+    for (var other = first + 1u; other < first + LANES; other += 1u) {
+        let part = partial[other];
+        sum.pp += part.pp;
+        sum.qq += part.qq;
+        if (exact) {
+            sum.difference = add(sum.difference, part.difference);
+            sum.pq = add(sum.pq, part.pq);
+        } else {
+            sum.pq.x += part.pq.x;
+        }
+    }
+    if (!exact) {
+        sum.difference.x = sum.qq - sum.pp;
+    }
+    return sum;
 }
 
 // Cosine and sine of the smaller angle that makes the columns orthogonal, from the difference of their squared lengths
@@ -120,29 +157,31 @@ fn rotation(difference: f32, product: f32) -> vec4<f32> {
     let square = min(cotangent * cotangent, 1e12);
     let magnitude = 1.0 / (abs(cotangent) + max(abs(cotangent), sqrt(1.0 + square)));
     let tangent = select(magnitude, -magnitude, cotangent < 0.0);
-    let cosine = reciprocal(square_root(add(vec2<f32>(1.0, 0.0), exact_product(tangent, tangent))));
+    let square_of = add(vec2<f32>(1.0, 0.0), exact_product(tangent, tangent));
+    // 1/√(1 + tangent²): a root in f32 and a step of Newton's.
+    let root = inverseSqrt(square_of.x);
+    let missing = add(vec2<f32>(1.0, 0.0), -multiply(exact_product(root, root), square_of));
+    let cosine = fast_sum(root, 0.5 * root * missing.x);
     return vec4<f32>(cosine, multiply(cosine, vec2<f32>(tangent, 0.0)));
 }
 
 fn rotate(n: u32, p: u32, q: u32, lane: u32, turn: vec4<f32>) {
     for (var i = lane; i < n; i += LANES) {
-        let x = product[p + i];
-        let y = product[q + i];
-        product[p + i] = add(multiply(turn.xy, x), -multiply(turn.zw, y));
-        product[q + i] = add(multiply(turn.zw, x), multiply(turn.xy, y));
-        let v = right[p + i];
-        let w = right[q + i];
-        right[p + i] = add(multiply(turn.xy, v), -multiply(turn.zw, w));
-        right[q + i] = add(multiply(turn.zw, v), multiply(turn.xy, w));
+        for (var which = 0u; which < 2u; which += 1u) {
+            let x = element(which, p + i);
+            let y = element(which, q + i);
+            set_element(which, p + i, sum_of_products(turn.xy, x, -turn.zw, y));
+            set_element(which, q + i, sum_of_products(turn.zw, x, turn.xy, y));
+        }
     }
 }
 
 // The lengths of the columns, Σ, and after them the largest.
-fn note_lengths(local: u32, n: u32, work: u32, row: u32) {
+fn note_lengths(local: u32, n: u32, row: u32) {
     for (var c = local; c < n; c += WORKGROUP) {
         var square = 0.0;
         for (var i = 0u; i < n; i += 1u) {
-            let x = product[work + c * n + i].x;
+            let x = element(0u, c * n + i).x;
             square += x * x;
         }
         values[row + c] = sqrt(square);

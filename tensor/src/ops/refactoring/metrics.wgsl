@@ -50,8 +50,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         inverse = 0.0;
         metric = 0.0;
         for (var c = 0u; c < n; c += 1u) {
-            inverse += frames[start + i * n + c] * frames[start + j * n + c];
-            metric += frames[start + n * n + i * n + c] * frames[start + n * n + j * n + c];
+            inverse += frames[start + c * n + i] * frames[start + c * n + j];
+            metric += frames[start + n * n + c * n + i] * frames[start + n * n + c * n + j];
         }
         // In two halves: 2^shift alone may leave the range.
         let shift = a_exponent - b_exponent;

@@ -1,5 +1,5 @@
 //! RefLoRA's matrices for many adapters at once: S̃ = (A·Aᵀ)⁻¹ # (Bᵀ·B), its inverse, and gradients multiplied by them.
-//! On a GPU nothing waits for the host, and the number of dispatches grows by one for 16 adapters or so.
+//! On a GPU nothing waits for the host, and the number of dispatches grows by one for 15 adapters or so.
 //!
 //! Definitions follow RefLoRA (Zhang, Li, Giannakis; NeurIPS 2025, arXiv 2505.18877). With A `[rank, inputs]` and
 //! B `[outputs, rank]`, X = A·Aᵀ and Y = Bᵀ·B, S̃ is the symmetric positive definite root of S·X·S = Y. From
@@ -13,8 +13,9 @@
 //!
 //! How it is computed. The CPU: QR and SVD in f64. Kernels: R_A and R_B by Cholesky from Gram matrices, since Gram
 //! matrices of long thin factors are one pass over memory and independent of their length afterwards; but they square
-//! the condition, so everything up to Σ is done in pairs of f32 with a 48-bit significand (`double.wgsl`). One-sided
-//! Jacobi then finds U·Σ and V to high relative accuracy. Measured against f64: within 10⁻⁵ of S̃'s norm for factors of
+//! the condition, so everything up to Σ is done in pairs of f32 with a 48-bit significand (`double.wgsl`), and long sums
+//! of products exactly, from elements cut in three (`gram.wgsl`). One-sided Jacobi then finds U·Σ and V to high relative
+//! accuracy. Measured against f64: within 10⁻⁵ of S̃'s norm for factors of
 //! condition 10³; directions below 10⁻⁶ of a factor's norm are dropped. An iteration without decompositions would need
 //! inverses of the same Gram matrices and has no answer for singular ones; two symmetric eigendecompositions, the
 //! published way, lose all digits of f32 at condition 10³.

@@ -1,14 +1,15 @@
 // out(i, k) = Σ_j matrix(i, j)·x(j, k) for the items of several slots: gradients of A `[rank, length]` and, transposed,
 // of B `[length, rank]`. A template: see ops/slots.rs. The matrices are symmetric.
 //
-// A workgroup has TILE rows i and 2048 / TILE columns k of one item; an invocation has 8 rows of one column.
+// A workgroup has TILE rows i and 2048 / TILE columns k of one item; an invocation has 8 rows of one column, and fetches
+// and puts 8 elements of a tile that lie 256 invocations apart.
 
 override TILE: u32;
 
 struct Params {
     // The first slot's line in the table.
     first: u32,
-    offsets: array<u32, 16>,
+    offsets: array<u32, 30>,
 }
 
 const LINE: u32 = 5u;
@@ -27,28 +28,38 @@ const MATRIX: u32 = 4u;
 // end
 var<immediate> params: Params;
 
-var<workgroup> rows: array<f32, 2048>;
-// Element (i, j) at j·TILE + i.
-var<workgroup> matrix: array<f32, TILE * TILE>;
+// A tile of x, later of the output: element (row, column) at row·(columns + 1) + column.
+var<workgroup> rows: array<f32, 2048 + TILE>;
+// Elements (4·i .. 4·i + 4, j) at j·TILE / 4 + i.
+var<workgroup> matrix: array<vec4<f32>, TILE * TILE / 4>;
 
-fn load(slot: u32, index: u32) -> f32 {
+// The first `count` of eight elements, then zeros.
+fn fetch(slot: u32, start: u32, step: u32, count: u32) -> array<f32, 8> {
+    var values = array<f32, 8>();
     switch (slot) {
         // for each slot
         case SLOTu: {
-            return x_SLOT[params.offsets[SLOT] + index];
+            for (var n = 0u; n < 8u; n += 1u) {
+                if (n < count) {
+                    values[n] = x_SLOT[params.offsets[SLOT] + start + n * step];
+                }
+            }
         }
         // end
-        default: {
-            return 0.0;
-        }
+        default: {}
     }
+    return values;
 }
 
-fn store(slot: u32, index: u32, value: f32) {
+fn put(slot: u32, start: u32, step: u32, count: u32, values: array<f32, 8>) {
     switch (slot) {
         // for each slot
         case SLOTu: {
-            out_SLOT[index] = value;
+            for (var n = 0u; n < 8u; n += 1u) {
+                if (n < count) {
+                    out_SLOT[start + n * step] = values[n];
+                }
+            }
         }
         // end
         default: {}
@@ -59,11 +70,39 @@ fn of_line(line: u32, field: u32) -> u32 {
     return table[line * LINE + field];
 }
 
-fn position(line: u32, row: u32, column: u32) -> u32 {
+// How an invocation goes through 8 elements of a tile of an item, neighbours in memory together: in the tile's memory from
+// `place` by `place_step`, in the item from `start` by `step`; `count` of them exist.
+struct Walk {
+    place: u32,
+    place_step: u32,
+    start: u32,
+    step: u32,
+    count: u32,
+}
+
+fn walk(line: u32, row_start: u32, column_start: u32, local: u32) -> Walk {
+    let n = of_line(line, RANK);
+    let length = of_line(line, LENGTH);
+    let columns = 2048u / TILE;
     if (of_line(line, TRANSPOSED) == 1u) {
-        return column * of_line(line, RANK) + row;
+        let row = local % TILE;
+        let column = local / TILE;
+        let apart = 256u / TILE;
+        let count = rest_of(length, column_start + column, apart) * select(0u, 1u, row_start + row < n);
+        let start = (column_start + column) * n + row_start + row;
+        return Walk(row * (columns + 1u) + column, apart, start, apart * n, count);
     }
-    return row * of_line(line, LENGTH) + column;
+    let row = local / columns;
+    let column = local % columns;
+    let apart = 256u / columns;
+    let count = rest_of(n, row_start + row, apart) * select(0u, 1u, column_start + column < length);
+    let start = (row_start + row) * length + column_start + column;
+    return Walk(row * (columns + 1u) + column, apart * (columns + 1u), start, apart * length, count);
+}
+
+// How many of first, first + apart, … are below the end.
+fn rest_of(end: u32, first: u32, apart: u32) -> u32 {
+    return (max(end, first) - first + apart - 1u) / apart;
 }
 
 @compute @workgroup_size(256)
@@ -79,8 +118,6 @@ fn main(
     }
     let line = params.first + slot;
     let n = of_line(line, RANK);
-    let length = of_line(line, LENGTH);
-    let transposed = of_line(line, TRANSPOSED) == 1u;
     let columns = 2048u / TILE;
     let tiles = (n + TILE - 1u) / TILE;
     let within = number - of_line(line, GROUP);
@@ -91,43 +128,46 @@ fn main(
     var low = vec4<f32>();
     var high = vec4<f32>();
     for (var start = 0u; start < n; start += TILE) {
+        let walked = walk(line, start, column_start, local);
+        let values = fetch(slot, walked.start, walked.step, walked.count);
         workgroupBarrier();
-        for (var index = local; index < 2048u; index += 256u) {
-            var at = vec2<u32>(index / columns, index % columns);
-            if (transposed) {
-                at = vec2<u32>(index % TILE, index / TILE);
-            }
-            var value = 0.0;
-            if (start + at.x < n && column_start + at.y < length) {
-                value = load(slot, position(line, start + at.x, column_start + at.y));
-            }
-            rows[at.x * columns + at.y] = value;
+        for (var k = 0u; k < 8u; k += 1u) {
+            rows[walked.place + k * walked.place_step] = values[k];
         }
-        for (var index = local; index < TILE * TILE; index += 256u) {
-            let i = row_start + index % TILE;
-            let j = start + index / TILE;
-            var value = 0.0;
-            if (i < n && j < n) {
-                value = matrices[of_line(line, MATRIX) + j * n + i];
-            }
-            matrix[index] = value;
+        for (var index = local; index < TILE * TILE / 4u; index += 256u) {
+            matrix[index] = matrix_part(line, row_start + 4u * (index % (TILE / 4u)), start + index / (TILE / 4u));
         }
         workgroupBarrier();
         for (var j = 0u; j < TILE; j += 1u) {
-            let x = rows[j * columns + column];
-            let m = j * TILE + first_row;
-            low += x * vec4<f32>(matrix[m], matrix[m + 1u], matrix[m + 2u], matrix[m + 3u]);
-            high += x * vec4<f32>(matrix[m + 4u], matrix[m + 5u], matrix[m + 6u], matrix[m + 7u]);
+            let x = rows[j * (columns + 1u) + column];
+            let m = (j * TILE + first_row) / 4u;
+            low += x * matrix[m];
+            high += x * matrix[m + 1u];
         }
     }
-    if (column_start + column >= length) {
-        return;
+    workgroupBarrier();
+    for (var r = 0u; r < 4u; r += 1u) {
+        rows[(first_row + r) * (columns + 1u) + column] = low[r];
+        rows[(first_row + 4u + r) * (columns + 1u) + column] = high[r];
     }
-    for (var r = 0u; r < 8u; r += 1u) {
-        let row = row_start + first_row + r;
-        if (row < n) {
-            let value = select(high[r & 3u], low[r & 3u], r < 4u);
-            store(slot, position(line, row, column_start + column), value);
+    workgroupBarrier();
+    let to = walk(line, row_start, column_start, local);
+    var values = array<f32, 8>();
+    for (var k = 0u; k < 8u; k += 1u) {
+        values[k] = rows[to.place + k * to.place_step];
+    }
+    put(slot, to.start, to.step, to.count, values);
+}
+
+// Four rows of column j.
+fn matrix_part(line: u32, i: u32, j: u32) -> vec4<f32> {
+    let n = of_line(line, RANK);
+    let start = of_line(line, MATRIX) + j * n + i;
+    var values = vec4<f32>();
+    for (var r = 0u; r < 4u; r += 1u) {
+        if (i + r < n && j < n) {
+            values[r] = matrices[start + r];
         }
     }
+    return values;
 }

@@ -248,9 +248,8 @@ fn wrong_pairs_are_refused() {
 #[test]
 fn every_variant_is_valid_wgsl() {
     for slots in 1..=gpu::SLOTS {
-        let constants = [("TILE", 8.0), ("STAGE", 128.0)];
-        crate::gpu::validate("gram", &gpu::gram_wgsl(slots), &constants);
-        crate::gpu::validate("multiply", &gpu::multiply_wgsl(slots), &constants[..1]);
+        crate::gpu::validate("gram", &gpu::gram_wgsl(slots), &gpu::GramTiles::new(8).constants());
+        crate::gpu::validate("multiply", &gpu::multiply_wgsl(slots), &[("TILE", 8.0)]);
     }
     for (name, text) in [("sum", gpu::SUM), ("product", gpu::PRODUCT)] {
         crate::gpu::validate(name, text, &[]);
@@ -258,6 +257,11 @@ fn every_variant_is_valid_wgsl() {
     for (name, text) in [("frames", gpu::FRAMES), ("metrics", gpu::METRICS)] {
         crate::gpu::validate(name, text, &[("FLOOR", 1e-7)]);
     }
-    crate::gpu::validate("cholesky", gpu::CHOLESKY, &[("WORKGROUP", 64.0)]);
-    crate::gpu::validate("jacobi", gpu::JACOBI, &[("WORKGROUP", 64.0), ("LANES", 8.0)]);
+    let constants = [("WORKGROUP", 64.0), ("LANES", 8.0), ("SIDE", 8.0)];
+    for (name, kernel) in [("cholesky", gpu::CHOLESKY), ("jacobi", gpu::JACOBI)] {
+        let own: Vec<_> = constants.into_iter().filter(|(name, _)| kernel.in_storage.contains(name)).collect();
+        crate::gpu::validate(name, kernel.in_storage, &own);
+        let own: Vec<_> = constants.into_iter().filter(|(name, _)| kernel.in_workgroup.contains(name)).collect();
+        crate::gpu::validate(name, kernel.in_workgroup, &own);
+    }
 }
