@@ -147,7 +147,7 @@ impl<'a> BatchedProduct<'a> {
         };
         let tiles = params.row_tiles * layout.n.div_ceil(config.tile_columns()) as u32;
         let wgsl = || config.wgsl();
-        let dispatch = dispatch_of(config, [&layout.a.tensor, &layout.b.tensor, out], &wgsl).params(&params);
+        let dispatch = dispatch_of(config, [&layout.a.tensor, &layout.b.tensor], out, &wgsl).params(&params);
         let dispatch = self.scales.iter().fold(dispatch, |dispatch, scales| dispatch.read(scales));
         dispatch.run(gpu, [tiles, 1, layout.batches as u32])
     }

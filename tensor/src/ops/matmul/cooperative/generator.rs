@@ -15,10 +15,11 @@
 //!
 //! A low-rank term is a second pair of operands whose slabs come before those of the first: the product's inner extent is
 //! longer by the rank, and the adapter's product costs neither a launch nor a pass over the result. A thin product has
-//! 32 columns; its four subgroups lie one below the other. Of batched products each workgroup computes a tile of one.
+//! 32 columns; its four subgroups lie one below the other. Of batched products each workgroup computes a tile of one. Results
+//! that larger tiles cover have a kernel of their own, see [`large`].
 
-use super::batched;
 use super::side::Side;
+use super::{batched, large};
 use crate::ops::matmul::indent::indent;
 
 /// Rows of the result that a workgroup computes, and columns except of thin products.
@@ -27,8 +28,9 @@ pub(super) const TILE: usize = 128;
 /// Columns of a thin product that a workgroup computes.
 pub(super) const THIN: usize = 32;
 
-/// Extent of a slab along `k`.
+/// Extent of a slab along `k`, and of a thin product's slab in containers, whose lines of 128 bytes are what memory is read in.
 pub(super) const DEPTH: usize = 32;
+pub(super) const THIN_DEPTH: usize = 64;
 
 /// Invocations in a workgroup: four subgroups.
 pub(super) const THREADS: usize = 128;
@@ -45,49 +47,28 @@ pub(super) const CONTAINER: usize = 8;
 /// Row tiles that are computed at about the same time, so that they find the other operand in cache.
 const BAND: usize = 8;
 
-const PARAMS: &str = include_str!("params.wgsl");
+/// The parameters of every kernel but the batched ones.
+pub(super) const PARAMS: &str = include_str!("params.wgsl");
 const BATCHED_PARAMS: &str = include_str!("batched_params.wgsl");
 
 /// The weight of a line of the right operand: the product of two powers of two, divided by that of the exponent `largest`, and
 /// 0 beyond the last line. In exponents, since the product may be beyond f32.
-const WEIGHT: &str = "\
-// The exponents of the workgroup's lines.
-var<workgroup> exponents: array<i32, 128>;
-
-fn line_exponent(line: u32) -> i32 {
-let first = bitcast<u32>(first_scales[params.first_offset + line]) >> 23u;
-let second = bitcast<u32>(second_scales[params.second_offset + line]) >> 23u;
-return i32(first + second) - 254;
-}
-
-fn power_of_two(exponent: i32) -> f32 {
-return bitcast<f32>(u32(clamp(exponent, -126, 126) + 127) << 23u);
-}
-
-fn line_weight(line: u32, largest: i32) -> f32 {
-let last = min(line, params.k - 1u);
-return select(0.0, power_of_two(line_exponent(last) - largest), line < params.k);
-}
-
-";
+const WEIGHT: &str = include_str!("weight.wgsl");
 
 /// Finds the largest exponent of the lines of this workgroup's part of `k`.
-const LARGEST_EXPONENT: &str = "\
-var largest = -126;
-for (var line = start + local; line < end; line += 128u) {
-largest = max(largest, line_exponent(line));
-}
-exponents[local] = largest;
-workgroupBarrier();
-for (var step = 64u; step > 0u; step /= 2u) {
-if (local < step) {
-exponents[local] = max(exponents[local], exponents[local + step]);
-}
-workgroupBarrier();
-}
-largest = min(exponents[0], 126);
+const LARGEST_EXPONENT: &str = include_str!("largest_exponent.wgsl");
 
-";
+/// This workgroup's tile, `columns` wide.
+pub(super) fn bands(columns: usize) -> String {
+    format!(
+        "// Bands of {BAND} row tiles, column by column.\n\
+         let band = group.x / ({BAND}u * params.column_tiles);\n\
+         let band_rows = min(params.row_tiles - band * {BAND}u, {BAND}u);\n\
+         let in_band = group.x - band * {BAND}u * params.column_tiles;\n\
+         let first_row = (band * {BAND}u + in_band % band_rows) * {TILE}u;\n\
+         let first_column = in_band / band_rows * {columns}u;\n"
+    )
+}
 
 /// Everything that decides the text of a kernel. Both operands are f16, the sums and the result f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +98,17 @@ pub(in crate::ops::matmul) enum Kind {
         /// A vector is added to each row of the result.
         biased: bool,
     },
+    /// Tiles of [`TILE`] x `columns`, whole ones, in containers: see [`large`].
+    Large {
+        /// One of [`large::WIDTHS`].
+        columns: usize,
+        row_scaled: bool,
+        /// The low-rank term's slabs of [`DEPTH`]; 0 for none.
+        low_rank_slabs: usize,
+        biased: bool,
+        /// There are several parts of `k`.
+        split: bool,
+    },
     /// Tiles of [`TILE`] x [`THIN`]; the product's parts, without `alpha`.
     Thin {
         /// The right operand's lines, of which there may be any number, are multiplied by the products of two scales, which
@@ -142,9 +134,15 @@ impl Config {
         let a = if self.a_depth_contiguous { 'n' } else { 't' };
         let b = if self.b_depth_contiguous { 't' } else { 'n' };
         let edges = if self.whole_tiles { "whole" } else { "edges" };
+        let large;
         let kind = match self.kind {
             Kind::Square { row_scaled, low_rank, biased } => {
                 [("_row_scaled", row_scaled), ("_low_rank", low_rank), ("_biased", biased)]
+            }
+            Kind::Large { columns, row_scaled, low_rank_slabs, biased, split } => {
+                let split = if split { "_split" } else { "" };
+                large = format!("_{columns}{split}_low_rank_{low_rank_slabs}");
+                [(&*large, true), ("_row_scaled", row_scaled), ("_biased", biased)]
             }
             Kind::Thin { weighted, transposed } => {
                 [("_thin", true), ("_weighted", weighted), ("_transposed", transposed)]
@@ -167,9 +165,20 @@ impl Config {
     pub fn tile_columns(&self) -> usize {
         match self.kind {
             Kind::Thin { .. } => THIN,
+            Kind::Large { columns, .. } => columns,
             Kind::Batched { narrow: true, .. } => TILE / 2,
             _ => TILE,
         }
+    }
+
+    /// What a part of `k` is a multiple of.
+    pub fn step(&self) -> usize {
+        if let Kind::Large { columns, .. } = self.kind { large::step(columns) } else { self.depth() }
+    }
+
+    /// Extent of a slab along `k`.
+    fn depth(&self) -> usize {
+        if self.is_thin() && self.containers { THIN_DEPTH } else { DEPTH }
     }
 
     fn is_batched(&self) -> bool {
@@ -178,6 +187,10 @@ impl Config {
 
     fn is_thin(&self) -> bool {
         matches!(self.kind, Kind::Thin { .. })
+    }
+
+    pub fn is_large(&self) -> bool {
+        matches!(self.kind, Kind::Large { .. })
     }
 
     fn is_low_rank(&self) -> bool {
@@ -215,11 +228,14 @@ impl Config {
 
     /// The kernel's text.
     pub fn wgsl(&self) -> String {
+        if let Some(text) = large::wgsl(self) {
+            return indent(&text);
+        }
         let sides = self.sides();
         let mut text = self.declarations();
         text += &self.beginning();
         if self.is_weighted() {
-            text += LARGEST_EXPONENT;
+            text += &format!("{LARGEST_EXPONENT}\n");
         }
         text += &sides.iter().map(Side::place_copies).collect::<String>();
         text += &self.each_matrix(|row, column| format!("var sum{row}_{column} = coop_mat16x16<f32, C>();\n"));
@@ -243,19 +259,20 @@ impl Config {
     fn sums(&self, sides: &[Side; 2]) -> String {
         let each = |text: &dyn Fn(&Side) -> String| sides.iter().map(text).collect::<String>();
         let read = |following: &str| each(&|side| side.read_slab(following, "end"));
+        let slab = self.depth();
         format!(
-            "\n{}for (var depth = start; depth < end; depth += {DEPTH}u) {{\n{}workgroupBarrier();\n{}{}\
+            "\n{}for (var depth = start; depth < end; depth += {slab}u) {{\n{}workgroupBarrier();\n{}{}\
              workgroupBarrier();\n}}\n\n",
-            read(&format!("start + {DEPTH}u")),
+            read(&format!("start + {slab}u")),
             each(&Side::store_slab),
-            read(&format!("depth + {}u", 2 * DEPTH)),
+            read(&format!("depth + {}u", 2 * slab)),
             self.multiply(sides),
         )
     }
 
     /// Multiplies the slabs' matrices.
     fn multiply(&self, sides: &[Side; 2]) -> String {
-        (0..DEPTH)
+        (0..self.depth())
             .step_by(MATRIX)
             .map(|depth| {
                 sides.iter().map(|side| side.load_matrices(depth)).collect::<String>()
@@ -296,6 +313,7 @@ impl Config {
                 slab: 'a',
                 depth_contiguous: self.a_depth_contiguous,
                 vector: self.vector(),
+                depth: self.depth(),
                 tile: TILE,
                 matrices: row_matrices,
                 extent: "m",
@@ -312,6 +330,7 @@ impl Config {
                 slab: 'b',
                 depth_contiguous: self.b_depth_contiguous,
                 vector: self.vector(),
+                depth: self.depth(),
                 tile: self.tile_columns(),
                 matrices: column_matrices,
                 extent: "n",
@@ -355,9 +374,7 @@ impl Config {
              @group(0) @binding(1) var<storage, read_write> b: array<{container}>;\n\
              @group(0) @binding(2) var<storage, read_write> out: array<{}>;\n{more}\
              var<immediate> params: Params;\n\n\
-             var<workgroup> a_slab: array<{container}, {}>;\nvar<workgroup> b_slab: array<{container}, {}>;\n\
-             // A matrix of each subgroup on its way out.\n\
-             var<workgroup> matrices: array<vec4<f32>, {}>;\n\n",
+             var<workgroup> a_slab: array<{container}, {}>;\nvar<workgroup> b_slab: array<{container}, {}>;\n{}\n",
             self.name(),
             self.vector(),
             if self.containers { "" } else { "enable f16;\n" },
@@ -366,9 +383,15 @@ impl Config {
             // The low-rank term's left operand is contiguous along the rank, whatever the other left operand is.
             if low_rank { Side { depth_contiguous: true, ..a }.slab_size().max(a.slab_size()) } else { a.slab_size() },
             b.slab_size(),
-            THREADS / 32 * MATRIX * MATRIX / VECTOR,
+            match self.containers {
+                true => String::new(),
+                false => format!(
+                    "// A matrix of each subgroup on its way out.\nvar<workgroup> matrices: array<vec4<f32>, {}>;\n",
+                    THREADS / 32 * MATRIX * MATRIX / VECTOR
+                ),
+            },
         ) + &self.writer()
-            + if self.is_weighted() { WEIGHT } else { "" }
+            + &if self.is_weighted() { format!("{WEIGHT}\n") } else { String::new() }
     }
 
     /// `write_out`: a vector of the result, where it lies within.
@@ -385,7 +408,7 @@ impl Config {
             Kind::Thin { transposed: true, .. } => {
                 format!("out[part_start + (column * params.m + row) / {VECTOR}u] = sum;\n")
             }
-            Kind::Square { .. } => format!(
+            Kind::Square { .. } | Kind::Large { .. } => format!(
                 "let i = part_start + (row * params.n + column) / {VECTOR}u;\n\
                  var value = sum * (params.alpha{scale});\n{bias}\
                  if (params.accumulate != 0u) {{\nvalue += out[i];\n}}\nout[i] = value;\n"
@@ -415,14 +438,7 @@ impl Config {
         let (tile, part) = match self.kind {
             Kind::Batched { scales, .. } => batched::beginning(columns, scales),
             _ => (
-                format!(
-                    "// Bands of {BAND} row tiles, column by column.\n\
-                     let band = group.x / ({BAND}u * params.column_tiles);\n\
-                     let band_rows = min(params.row_tiles - band * {BAND}u, {BAND}u);\n\
-                     let in_band = group.x - band * {BAND}u * params.column_tiles;\n\
-                     let first_row = (band * {BAND}u + in_band % band_rows) * {TILE}u;\n\
-                     let first_column = in_band / band_rows * {columns}u;\n"
-                ),
+                bands(columns),
                 "let start = group.y * params.depth_per_part;\nlet end = min(params.k, start + params.depth_per_part);\n"
                     .to_string(),
             ),
@@ -450,13 +466,15 @@ impl Config {
              let {along} = first_{along} + subgroup_{along} + lane % {VECTOR}u * {VECTOR}u;\n"
         );
         let half = vectors / 2;
+        // Elements of containers are called f32, and a slab's place is free by then.
+        let matrices = if self.containers { "a_slab" } else { "matrices" };
         text += &self.each_matrix(|matrix_row, matrix_column| {
             let (down, across) = (matrix_row * MATRIX, matrix_column * MATRIX);
             let [next_row, next_column] = if self.is_transposed() { [0, MATRIX / 2] } else { [MATRIX / 2, 0] };
             format!(
-                "{store}(sum{matrix_row}_{matrix_column}, &matrices[place], {}u);\nworkgroupBarrier();\n\
-                 write_out(group.y == 0u, part_start, row + {down}u, column + {across}u, matrices[place + lane]);\n\
-                 write_out(group.y == 0u, part_start, row + {}u, column + {}u, matrices[place + lane + {half}u]);\n\
+                "{store}(sum{matrix_row}_{matrix_column}, &{matrices}[place], {}u);\nworkgroupBarrier();\n\
+                 write_out(group.y == 0u, part_start, row + {down}u, column + {across}u, {matrices}[place + lane]);\n\
+                 write_out(group.y == 0u, part_start, row + {}u, column + {}u, {matrices}[place + lane + {half}u]);\n\
                  workgroupBarrier();\n",
                 MATRIX / VECTOR,
                 down + next_row,

@@ -1,6 +1,6 @@
 //! The products of low-rank adapters: a wide matrix with a thin one, and the term that is added to a frozen product.
 
-use super::generator::{Config, DEPTH, Kind, THIN, TILE};
+use super::generator::{CONTAINER, Config, DEPTH, Kind, THIN, THIN_DEPTH, TILE};
 use super::{MAX_GROUPS, MIN_EXTENT, Params, VECTOR, containers, dispatch, is_read_in, reads_vectors, self_test};
 use crate::device::Backend;
 use crate::dtype::DType;
@@ -10,11 +10,10 @@ use crate::ops::matmul::{Operand, Product};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
-/// Workgroups that the GPU that was measured runs at once: a thin product's need few registers and 13 KiB.
-const RESIDENT: usize = 396;
-
-/// Extent of a part of `k` at the least.
-const MIN_DEPTH_PER_PART: usize = 128;
+/// Workgroups that the GPU that was measured runs at once, and the extent of a part of `k` at the least: of kernels with
+/// containers, whose slabs take 23 KiB, and of others.
+const WITH_CONTAINERS: [usize; 2] = [264, 256];
+const WITHOUT_CONTAINERS: [usize; 2] = [396, 128];
 
 /// `left·right` times `alpha` and both scales: f16 `[m, rank]` and `[rank, n]`, the rank a multiple of the slab's extent.
 #[derive(Clone, Copy)]
@@ -46,11 +45,17 @@ impl LowRankUpdate<'_> {
     pub(super) fn suits(&self, product: &Product, vector: usize) -> bool {
         let rank = self.left.shape()[1];
         let Ok([left, right]) = self.operands() else { return false };
-        rank.is_multiple_of(DEPTH)
+        rank > 0
+            && rank.is_multiple_of(DEPTH)
             && left.row_major
             && right.row_major == product.b.row_major
             && is_read_in(vector, &left, rank)
             && is_read_in(vector, &right, if right.row_major { product.n } else { rank })
+    }
+
+    /// Its extent in slabs.
+    pub(super) fn slabs(&self) -> usize {
+        self.left.shape()[1] / DEPTH
     }
 
     pub(super) fn describe(&self, params: &mut Params, vector: usize) -> Result<()> {
@@ -136,7 +141,7 @@ fn partial_sums(gpu: &Gpu, thin: &ThinProduct<'_>) -> Result<Option<Tensor>> {
     let product = Product::new("thin product", thin.wide, thin.thin)?;
     let Some(config) = config(gpu, &product, thin) else { return Ok(None) };
     let Some(config) = self_test::usable(gpu, config, thin.wide.device())? else { return Ok(None) };
-    let parts = parts(&product);
+    let parts = parts(&config, &product);
     launch(gpu, config, &product, parts, thin.row_scales).map(Some)
 }
 
@@ -153,7 +158,8 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
         // The kernel that multiplies lines takes any number of them.
         && if weighted { !a.row_major && b.row_major } else { k.is_multiple_of(DEPTH) }
         && m.div_ceil(TILE) * (n / THIN) <= MAX_GROUPS;
-    let suits_vectors = |vector| suits && reads_vectors(product, vector);
+    let suits_vectors =
+        |vector| suits && reads_vectors(product, vector) && (vector != CONTAINER || k.is_multiple_of(THIN_DEPTH));
     // Lines are multiplied element by element.
     let containers = if weighted { suits_vectors(VECTOR).then_some(false)? } else { containers(gpu, suits_vectors)? };
     Some(Config {
@@ -166,9 +172,10 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
 }
 
 /// Into how many parts `k` is split: as many as keep all multiprocessors busy.
-fn parts(product: &Product) -> usize {
+fn parts(config: &Config, product: &Product) -> usize {
+    let [resident, depth] = if config.containers { WITH_CONTAINERS } else { WITHOUT_CONTAINERS };
     let tiles = product.m.div_ceil(TILE) * (product.n / THIN);
-    (RESIDENT / tiles).min(product.k / MIN_DEPTH_PER_PART).max(1)
+    (resident / tiles).min(product.k / depth).max(1)
 }
 
 /// Records the kernel.
@@ -179,7 +186,7 @@ pub(super) fn launch(
     parts: usize,
     row_scales: Option<[&Tensor; 2]>,
 ) -> Result<Tensor> {
-    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(DEPTH);
+    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(config.step());
     let parts = product.k.div_ceil(depth_per_part);
     let transposed = matches!(config.kind, Kind::Thin { transposed: true, .. });
     let [rows, columns] = if transposed { [product.n, product.m] } else { [product.m, product.n] };

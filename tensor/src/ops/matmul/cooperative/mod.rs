@@ -3,6 +3,7 @@
 
 mod batched;
 mod generator;
+mod large;
 mod low_rank;
 mod self_test;
 mod side;
@@ -25,6 +26,9 @@ const MIN_EXTENT: usize = 64;
 
 /// Workgroups that the GPU that was measured runs at once: two on each of 132 multiprocessors.
 const RESIDENT: usize = 264;
+
+/// Workgroups with large tiles that it runs at once: one on each multiprocessor.
+const RESIDENT_LARGE: usize = 132;
 
 /// Extent of a part of `k` at the least, see [`parts`].
 const MIN_DEPTH_PER_PART: usize = 512;
@@ -89,7 +93,7 @@ pub(super) fn kernel(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Resul
 
 /// Computes the product with the kernel that [`kernel`] gave for it.
 pub(super) fn write(gpu: &Gpu, kernel: Config, product: &Product, out: &Tensor, update: Update<'_>) -> Result<()> {
-    launch(gpu, kernel, product, parts(product), out, update)
+    launch(gpu, kernel, product, parts(&kernel, product), out, update)
 }
 
 /// The kernel for a product; `None` where there is none.
@@ -106,17 +110,38 @@ fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
     let containers = containers(gpu, |vector| {
         suits && reads_vectors(product, vector) && update.low_rank.is_none_or(|term| term.suits(product, vector))
     })?;
+    let (row_scaled, biased) = (update.row_scales.is_some(), update.bias.is_some());
+    let low_rank_slabs = update.low_rank.map_or(0, LowRankUpdate::slabs);
+    let width = large_width(product).filter(|_| containers && low_rank_slabs <= large::MAX_LOW_RANK_SLABS);
+    let kind = match width {
+        Some(columns) => {
+            let split = parts_of(m / TILE * (n / columns), *k, RESIDENT_LARGE) > 1;
+            Kind::Large { columns, row_scaled, low_rank_slabs, biased, split }
+        }
+        None => Kind::Square { row_scaled, low_rank: update.low_rank.is_some(), biased },
+    };
     Some(Config {
         a_depth_contiguous: a.row_major,
         b_depth_contiguous: !b.row_major,
-        whole_tiles: m.is_multiple_of(TILE) && n.is_multiple_of(TILE),
+        whole_tiles: m.is_multiple_of(TILE) && n.is_multiple_of(TILE) || width.is_some(),
         containers,
-        kind: Kind::Square {
-            row_scaled: update.row_scales.is_some(),
-            low_rank: update.low_rank.is_some(),
-            biased: update.bias.is_some(),
-        },
+        kind,
     })
+}
+
+/// The width of the large tiles that cover the result, if any do: of two widths the one that takes less time, a multiprocessor
+/// computing one tile after another.
+fn large_width(product: &Product) -> Option<usize> {
+    let Product { m, n, k, .. } = product;
+    // The narrower tiles read more for each multiplication: a tenth of the time, measured.
+    let time = |columns: usize| {
+        let rounds = (m / TILE * (n / columns)).div_ceil(RESIDENT_LARGE);
+        rounds * columns * if columns == large::WIDTHS[0] { 10 } else { 11 }
+    };
+    let covers = |columns: &usize| {
+        m.is_multiple_of(TILE) && n.is_multiple_of(*columns) && k.is_multiple_of(large::step(*columns))
+    };
+    large::WIDTHS.into_iter().filter(covers).min_by_key(|columns| time(*columns))
 }
 
 /// Whether operands are moved in containers of 16 bytes; `None` where they cannot even be moved in vectors of 8.
@@ -139,15 +164,23 @@ fn is_read_in(vector: usize, operand: &Operand, contiguous: usize) -> bool {
         && [contiguous, operand.offset(), operand.stride].iter().all(|extent| extent.is_multiple_of(vector))
 }
 
-/// Into how many parts `k` is split: as many as keep all multiprocessors busy where the tiles alone do not.
-fn parts(product: &Product) -> usize {
-    let tiles = product.m.div_ceil(TILE) * product.n.div_ceil(TILE);
-    (RESIDENT / tiles).min(product.k / MIN_DEPTH_PER_PART).max(1)
+/// Into how many parts `k` is split.
+fn parts(config: &Config, product: &Product) -> usize {
+    match config.kind {
+        Kind::Large { split: false, .. } => 1,
+        Kind::Large { columns, .. } => parts_of(product.m / TILE * (product.n / columns), product.k, RESIDENT_LARGE),
+        _ => parts_of(product.m.div_ceil(TILE) * product.n.div_ceil(TILE), product.k, RESIDENT),
+    }
+}
+
+/// As many parts as keep all multiprocessors busy where the tiles alone do not.
+fn parts_of(tiles: usize, k: usize, resident: usize) -> usize {
+    (resident / tiles).min(k / MIN_DEPTH_PER_PART).max(1)
 }
 
 /// Records the kernel, and the sum of the parts where there are several.
 fn launch(gpu: &Gpu, config: Config, product: &Product, parts: usize, out: &Tensor, update: Update<'_>) -> Result<()> {
-    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(DEPTH);
+    let depth_per_part = product.k.div_ceil(parts).next_multiple_of(config.step());
     let parts = product.k.div_ceil(depth_per_part);
     if parts == 1 {
         return multiply(gpu, config, product, depth_per_part, out, update);
@@ -184,7 +217,7 @@ fn multiply(
         dispatch = dispatch.read(scales);
     }
     if let Some(LowRankUpdate { left, right, scales: [left_scale, right_scale], .. }) = update.low_rank {
-        dispatch = dispatch.write(left).write(right).read(left_scale).read(right_scale);
+        dispatch = [*left, *right].into_iter().fold(dispatch, bind_operand(config)).read(left_scale).read(right_scale);
     }
     if let Some(bias) = update.bias {
         dispatch = dispatch.read(bias);
@@ -218,13 +251,23 @@ impl Params {
     }
 }
 
-/// The kernel with its first three bindings. The operands are bound as if they were written to; the generator says why.
+/// How operands are bound: for most kernels as if they were written to; the generators say why.
+fn bind_operand<'a>(config: Config) -> fn(Dispatch<'a>, &'a Tensor) -> Dispatch<'a> {
+    if config.is_large() { Dispatch::read } else { Dispatch::write }
+}
+
+/// The kernel with its first three bindings.
 fn dispatch<'a>(config: Config, product: &'a Product, out: &'a Tensor, wgsl: &'a dyn Fn() -> String) -> Dispatch<'a> {
-    dispatch_of(config, [&product.a.tensor, &product.b.tensor, out], wgsl)
+    dispatch_of(config, [&product.a.tensor, &product.b.tensor], out, wgsl)
 }
 
 /// The same for two operands and a result.
-fn dispatch_of<'a>(config: Config, bindings: [&'a Tensor; 3], wgsl: &'a dyn Fn() -> String) -> Dispatch<'a> {
+fn dispatch_of<'a>(
+    config: Config,
+    operands: [&'a Tensor; 2],
+    out: &'a Tensor,
+    wgsl: &'a dyn Fn() -> String,
+) -> Dispatch<'a> {
     let source = if config.containers { Source::HalvedContainers(wgsl) } else { Source::Generated(wgsl) };
-    bindings.into_iter().fold(Dispatch::new(config.name(), "main", source), Dispatch::write)
+    operands.into_iter().fold(Dispatch::new(config.name(), "main", source), bind_operand(config)).write(out)
 }

@@ -19,7 +19,7 @@ pub(super) fn usable(gpu: &Gpu, config: Config, device: &Device) -> Result<Optio
         None => Ok(Some(config)),
         Some(fault) if config.containers => {
             gpu.cooperative.turn_off_containers(&gpu.summary.name, &fault);
-            usable(gpu, Config { containers: false, ..config }, device)
+            usable(gpu, config.without_containers(), device)
         }
         Some(fault) => {
             gpu.cooperative.turn_off(&gpu.summary.name, &fault);
@@ -33,7 +33,11 @@ pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<O
     for parts in [1, 2] {
         let fault = match config.kind {
             Kind::Square { row_scaled, low_rank, biased } => {
-                square(gpu, config, device, parts, [row_scaled, low_rank, biased])?
+                square(gpu, config, device, parts, if low_rank { 2 } else { 0 }, [row_scaled, biased])?
+            }
+            Kind::Large { split, .. } if split != (parts > 1) => continue,
+            Kind::Large { row_scaled, low_rank_slabs, biased, .. } => {
+                square(gpu, config, device, parts, low_rank_slabs, [row_scaled, biased])?
             }
             Kind::Thin { weighted, transposed } => thin(gpu, config, device, parts, [weighted, transposed])?,
             Kind::Batched { scales, halves, .. } => batched(gpu, config, device, scales, halves)?,
@@ -50,15 +54,16 @@ fn square(
     config: Config,
     device: &Device,
     parts: usize,
-    [row_scaled, low_rank, biased]: [bool; 3],
+    low_rank_slabs: usize,
+    [row_scaled, biased]: [bool; 2],
 ) -> Result<Option<String>> {
-    // Several tiles each way.
-    let (m, n) = if config.whole_tiles { (2 * TILE, TILE) } else { (TILE + 72, TILE + 8) };
-    let (k, rank) = (4 * DEPTH, 2 * DEPTH);
+    // Several tiles each way, several turns of the loop in each part.
+    let (m, n) = if config.whole_tiles { (2 * TILE, 2 * config.tile_columns()) } else { (TILE + 72, TILE + 8) };
+    let (k, rank, low_rank) = (6 * config.step(), low_rank_slabs * DEPTH, low_rank_slabs > 0);
     let (a, expected_a) = operand(device, [m, k], config.a_depth_contiguous, 3)?;
     let (b, expected_b) = operand(device, [k, n], !config.b_depth_contiguous, 5)?;
-    let (left, expected_left) = operand(device, [m, rank], true, 7)?;
-    let (right, expected_right) = operand(device, [rank, n], !config.b_depth_contiguous, 11)?;
+    let (left, expected_left) = operand(device, [m, rank.max(1)], true, 7)?;
+    let (right, expected_right) = operand(device, [rank.max(1), n], !config.b_depth_contiguous, 11)?;
     let scales: Vec<f32> = (0..m).map(|row| if row_scaled { [0.25, 1.0, 8.0][row % 3] } else { 1.0 }).collect();
     let row_scales = Tensor::from_slice(device, &[m], &scales)?;
     let term_scales = [Tensor::from_slice(device, &[1], &[0.5f32])?, Tensor::from_slice(device, &[1], &[4.0f32])?];

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::generator::{DEPTH, MATRIX, THREADS};
+use super::generator::{MATRIX, THREADS};
 
 /// Elements added to the lines of a slab.
 const PADDING: usize = 8;
@@ -17,6 +17,8 @@ pub(super) struct Side {
     pub depth_contiguous: bool,
     /// Elements of a vector, in which the operand is moved.
     pub vector: usize,
+    /// Extent of a slab along `k`.
+    pub depth: usize,
     /// Extent of the workgroup's tile along the operand's axis of the result.
     pub tile: usize,
     /// Matrices that a subgroup holds along this axis.
@@ -56,7 +58,7 @@ impl Side {
 
     /// Elements along a line of the slab.
     fn length(&self) -> usize {
-        if self.depth_contiguous { DEPTH } else { self.tile }
+        if self.depth_contiguous { self.depth } else { self.tile }
     }
 
     /// Vectors from one line of the slab to the next.
@@ -66,12 +68,12 @@ impl Side {
 
     /// Vectors in the slab.
     pub fn slab_size(&self) -> usize {
-        self.line() * if self.depth_contiguous { self.tile } else { DEPTH }
+        self.line() * if self.depth_contiguous { self.tile } else { self.depth }
     }
 
     /// Vectors of the slab that an invocation copies.
     fn copies(&self) -> usize {
-        self.tile * DEPTH / self.vector / THREADS
+        self.tile * self.depth / self.vector / THREADS
     }
 
     /// Lines between two vectors that an invocation copies.
@@ -83,7 +85,7 @@ impl Side {
     ///
     /// Beyond the last row or column the last one is copied again, into sums that nobody writes.
     pub fn place_copies(&self) -> String {
-        let Side { letter, extent, first, start, vector, .. } = self;
+        let Side { letter, extent, first, start, vector, depth, .. } = self;
         let (between, line, vectors) = (self.lines_between_copies(), self.line(), self.length() / self.vector);
         let offset = self.offset();
         let mut text = String::new();
@@ -132,7 +134,7 @@ impl Side {
                     text,
                     "var {letter}_source = {offset} + ({start} + local / {vectors}u) * \
                      params.{letter}_stride + {column};\nlet {letter}_apart = {between}u * params.{letter}_stride;\n\
-                     let {letter}_step = {DEPTH}u * params.{letter}_stride;"
+                     let {letter}_step = {depth}u * params.{letter}_stride;"
                 );
             }
         }
@@ -161,7 +163,7 @@ impl Side {
                     let _ = writeln!(text, "{letter}_weight{copy} = line_weight({line}, largest);");
                 }
             }
-            return text + &format!("{letter}_line += select(0u, {DEPTH}u, {following} < {end});\n");
+            return text + &format!("{letter}_line += select(0u, {}u, {following} < {end});\n", self.depth);
         }
         for copy in 0..self.copies() {
             let line = match copy {

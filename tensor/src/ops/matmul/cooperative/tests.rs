@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::generator::{Config, Kind};
-use super::{Update, launch, parts, self_test};
+use super::{Update, large, large_width, launch, parts, self_test};
 use crate::device::Backend;
 use crate::gpu::{assert_as_reviewed, validate};
 use crate::ops::matmul::Product;
@@ -10,13 +10,20 @@ use crate::testing::check;
 use crate::{DType, Device, DeviceRequest, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    let kinds = (0..20).map(|choices| {
+    let kinds = (0..32).map(|choices| {
         let [first, second, third] = [1, 2, 4].map(|bit| choices & bit > 0);
         match choices {
             0..8 => Kind::Square { row_scaled: first, low_rank: second, biased: third },
             8..12 => Kind::Thin { weighted: first, transposed: second },
             12..18 => Kind::Batched { narrow: first, scales: (choices - 12) / 2, halves: false },
-            _ => Kind::Batched { narrow: first, scales: 0, halves: true },
+            18..20 => Kind::Batched { narrow: first, scales: 0, halves: true },
+            _ => Kind::Large {
+                columns: large::WIDTHS[usize::from(first)],
+                row_scaled: !second,
+                low_rank_slabs: (choices - 20) / 4,
+                biased: choices >= 24,
+                split: second,
+            },
         }
     });
     let layouts = (0..16).map(|choices| [1, 2, 4, 8].map(|bit| choices & bit > 0));
@@ -29,10 +36,13 @@ fn configurations() -> impl Iterator<Item = Config> {
             containers,
             kind,
         })
-        // Weights are for one layout, and for elements.
-        .filter(|config| {
-            let weighted = matches!(config.kind, Kind::Thin { weighted: true, .. });
-            !weighted || !(config.a_depth_contiguous || config.b_depth_contiguous || config.containers)
+        .filter(|config| match config.kind {
+            // For one layout, and for elements.
+            Kind::Thin { weighted: true, .. } => {
+                !(config.a_depth_contiguous || config.b_depth_contiguous || config.containers)
+            }
+            Kind::Large { .. } => config.whole_tiles && config.containers,
+            _ => true,
         })
 }
 
@@ -53,12 +63,19 @@ fn names_tell_configurations_apart() {
 fn generated_text_is_as_reviewed() {
     // Every layout, both kinds of tiles, everything that is done besides, at least once.
     let square = |row_scaled, low_rank, biased| Kind::Square { row_scaled, low_rank, biased };
+    let large = |columns, low_rank_slabs, biased, split| {
+        let row_scaled = low_rank_slabs > 0;
+        Kind::Large { columns, row_scaled, low_rank_slabs, biased, split }
+    };
     let thin = |weighted, transposed| Kind::Thin { weighted, transposed };
     let batched = |narrow, scales, halves| Kind::Batched { narrow, scales, halves };
     for (a_depth_contiguous, b_depth_contiguous, whole_tiles, kind) in [
         (true, true, true, square(true, false, false)),
         (true, false, false, square(true, true, true)),
         (false, false, true, square(false, false, false)),
+        (true, true, true, large(256, 1, false, false)),
+        (true, false, true, large(256, 1, true, true)),
+        (false, false, true, large(192, 0, false, false)),
         (true, true, true, thin(false, false)),
         (false, false, false, thin(true, true)),
         (false, false, true, batched(true, 2, false)),
@@ -69,17 +86,51 @@ fn generated_text_is_as_reviewed() {
     }
 }
 
+/// A product of zeros, and the kernel with tiles of a width.
+fn planned(columns: usize, [m, n, k]: [usize; 3]) -> (Config, Product) {
+    let zeros = |shape: &[usize]| Tensor::zeros(&Device::cpu(), shape, DType::F16).unwrap();
+    let kind = match columns {
+        128 => Kind::Square { row_scaled: false, low_rank: false, biased: false },
+        _ => Kind::Large { columns, row_scaled: false, low_rank_slabs: 0, biased: false, split: true },
+    };
+    let config =
+        Config { a_depth_contiguous: true, b_depth_contiguous: false, whole_tiles: true, containers: true, kind };
+    (config, Product::new("test", &zeros(&[m, k]), &zeros(&[k, n])).unwrap())
+}
+
 #[test]
 fn parts_fill_the_gpu() {
-    let device = Device::cpu();
-    let parts = |m, n, k| {
-        let zeros = |shape: &[usize]| Tensor::zeros(&device, shape, DType::F16).unwrap();
-        parts(&Product::new("test", &zeros(&[m, k]), &zeros(&[k, n])).unwrap())
+    let parts = |columns, shape| {
+        let (config, product) = planned(columns, shape);
+        parts(&config, &product)
     };
-    assert_eq!(parts(1024, 4096, 1024), 1);
-    assert_eq!(parts(512, 1024, 1024), 2);
-    assert_eq!(parts(128, 128, 4096), 8);
-    assert_eq!(parts(64, 64, 32), 1);
+    assert_eq!(parts(128, [1024, 4096, 1024]), 1);
+    assert_eq!(parts(128, [512, 1024, 1024]), 2);
+    assert_eq!(parts(128, [128, 128, 4096]), 8);
+    assert_eq!(parts(128, [64, 64, 32]), 1);
+    assert_eq!(parts(256, [1024, 4096, 4096]), 1);
+    assert_eq!(parts(256, [1024, 1024, 4096]), 4);
+    assert_eq!(parts(192, [1024, 768, 4096]), 4);
+}
+
+#[test]
+fn large_tiles_cover_whole_results() {
+    let width = |shape| large_width(&planned(128, shape).1);
+    assert_eq!(width([4096, 4096, 4096]), Some(256));
+    assert_eq!(width([4096, 3072, 768]), Some(256));
+    // Half of the multiprocessors would have nothing to do.
+    assert_eq!(width([4096, 768, 768]), Some(192));
+    assert_eq!(width([4096, 576, 96]), Some(192));
+    assert_eq!(width([4096, 512, 96]), None);
+    assert_eq!(width([4096, 800, 768]), None);
+    assert_eq!(width([100, 768, 768]), None);
+}
+
+#[test]
+fn whole_tiles_of_one_width_are_not_of_another() {
+    let without = |columns| planned(columns, [128, 768, 64]).0.without_containers();
+    assert_eq!((without(256).whole_tiles, without(192).whole_tiles), (true, false));
+    assert!(!without(256).containers && !without(256).is_large());
 }
 
 /// A device that claims to have cooperative matrices, and does not understand the kernels.
@@ -109,7 +160,15 @@ fn gpu() -> &'static crate::gpu::Gpu {
 #[test]
 #[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
 fn every_kernel_passes_its_test() {
-    for config in configurations() {
+    for config in configurations().filter(|config| !config.is_large()) {
+        assert_eq!(self_test::find_fault(gpu(), config, crate::testing::gpu()).unwrap(), None, "{}", config.name());
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn every_kernel_with_large_tiles_passes_its_test() {
+    for config in configurations().filter(Config::is_large) {
         assert_eq!(self_test::find_fault(gpu(), config, crate::testing::gpu()).unwrap(), None, "{}", config.name());
     }
 }
@@ -118,7 +177,8 @@ fn every_kernel_passes_its_test() {
 #[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
 fn products_agree_with_f64_on_tensor_cores() {
     let device = crate::testing::gpu();
-    let extent = || prop_oneof![Just(16usize), Just(32), Just(33), Just(64), Just(96)];
+    // Of all kinds of tiles, whole ones and others.
+    let extent = || prop_oneof![Just(16usize), Just(32), Just(33), Just(48), Just(64), Just(96)];
     let case = (extent(), extent(), 1usize..6, any::<[bool; 3]>(), 0usize..2, any::<u64>());
     check(case, |(m, n, slabs, [a_turned, b_turned, row_scaled], margin, seed)| {
         let (m, n, k) = (4 * m, 4 * n, 32 * slabs);
