@@ -5,7 +5,7 @@ use crate::error::{Result, TensorError};
 use crate::trusted::adapter_memory;
 
 /// The features the engine uses where they exist, with the names shown to users. None is required.
-const USEFUL: [(wgpu::Features, &str); 7] = [
+const USEFUL: [(wgpu::Features, &str); 8] = [
     (wgpu::Features::IMMEDIATES, "immediates"),
     (wgpu::Features::SHADER_F16, "shader-f16"),
     (wgpu::Features::SUBGROUP, "subgroup"),
@@ -13,6 +13,7 @@ const USEFUL: [(wgpu::Features, &str); 7] = [
     (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
     (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
     (wgpu::Features::PASSTHROUGH_SHADERS, "passthrough-shaders"),
+    (wgpu::Features::SHADER_INT64, "shader-int64"),
 ];
 
 /// The subset of [`USEFUL`] that devices are opened with today.
@@ -23,6 +24,7 @@ fn wanted() -> wgpu::Features {
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
         | wgpu::Features::PASSTHROUGH_SHADERS
+        | wgpu::Features::SHADER_INT64
 }
 
 /// All adapters, best first: discrete, integrated, virtual, other, software.

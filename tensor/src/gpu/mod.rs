@@ -133,4 +133,23 @@ mod tests {
         assert!(message.contains("building kernel broken"), "{message}");
         assert_eq!(out.to_vec::<f32>().unwrap(), [0.0; 4], "the device goes on");
     }
+
+    /// The pieces, which devices with 64-bit integers do without otherwise.
+    #[test]
+    #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+    fn high_halves_from_pieces_are_those_of_the_whole_product_wgsl() {
+        let words: Vec<u32> =
+            (0..512u32).map(|i| i.wrapping_mul(0x9e37_79b9) ^ (i << 27)).chain([0, u32::MAX]).collect();
+        let text = "@group(0) @binding(0) var<storage, read_write> words: array<u32>;
+            @compute @workgroup_size(1) fn main(@builtin(workgroup_id) group: vec3<u32>) {
+                words[group.x] = high_half(words[group.x], 0xcd9e8d57u);
+            }";
+        let pieces = || [text, include_str!("multiply_high.wgsl")].concat().replace("multiply_high", "high_half");
+        let out = Tensor::from_slice(gpu(), &[words.len()], &words).unwrap();
+        let crate::device::Backend::Gpu(device) = gpu().backend() else { panic!("a GPU") };
+        let dispatch = Dispatch::new("high_half", "main", Source::Generated(&pieces)).write(&out);
+        dispatch.run(device, [words.len() as u32, 1, 1]).unwrap();
+        let want: Vec<u32> = words.iter().map(|&word| ((u64::from(word) * 0xcd9e_8d57) >> 32) as u32).collect();
+        assert_eq!(out.to_vec::<u32>().unwrap(), want);
+    }
 }

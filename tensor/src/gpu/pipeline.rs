@@ -22,15 +22,20 @@ pub(super) struct Pipeline {
     pub id: u64,
 }
 
+/// The high half of a product of two words: from pieces, or of the 64-bit product that few devices lack.
+const MULTIPLY_HIGH: [&str; 2] = [include_str!("multiply_high.wgsl"), include_str!("multiply_high_wide.wgsl")];
+
 /// The WGSL that is compiled for a kernel: its own text, the prelude, and, without immediates, the parameter block
-/// declared as a buffer instead. Kernels declare it as `var<immediate> params: Params;`.
-pub(crate) fn complete_source(wgsl: &str, immediates: bool) -> String {
+/// declared as a buffer instead. Kernels declare it as `var<immediate> params: Params;`. `wide` integers are those of 64 bits.
+pub(crate) fn complete_source(wgsl: &str, immediates: bool, wide: bool) -> String {
     let text = if immediates {
         wgsl.to_string()
     } else {
         wgsl.replace("var<immediate> params", "@group(1) @binding(0) var<storage, read> params")
     };
-    text + "\n" + PRELUDE
+    // Only where it is called: a kernel with 64-bit integers is none for devices without.
+    let multiply_high = if wgsl.contains("multiply_high(") { MULTIPLY_HIGH[usize::from(wide)] } else { "" };
+    [&text, "\n", PRELUDE, multiply_high].concat()
 }
 
 fn entry(binding: u32, read_only: bool, has_dynamic_offset: bool) -> wgpu::BindGroupLayoutEntry {
@@ -67,7 +72,8 @@ impl Gpu {
         id: u64,
     ) -> Result<Arc<Pipeline>> {
         let name = dispatch.name();
-        let wgsl = complete_source(&dispatch.wgsl(), self.options.immediates);
+        let wide = self.features.contains(wgpu::Features::SHADER_INT64);
+        let wgsl = complete_source(&dispatch.wgsl(), self.options.immediates, wide);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = if dispatch.has_containers() {
             let words = containers::compile(&wgsl, dispatch.entry()).map_err(|message| build_error(name, message))?;

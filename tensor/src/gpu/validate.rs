@@ -2,13 +2,13 @@
 
 use super::complete_source;
 
-/// Parses and validates a kernel with its pipeline constants, with and without immediates.
+/// Parses and validates a kernel with its pipeline constants, with and without immediates and 64-bit integers.
 ///
 /// # Panics
 /// When naga refuses it, with naga's message.
 pub(crate) fn validate(name: &str, wgsl: &str, constants: &[(&str, f64)]) {
-    for immediates in [true, false] {
-        let source = complete_source(wgsl, immediates);
+    for richly in [true, false] {
+        let source = complete_source(wgsl, richly, richly);
         let module = match naga::front::wgsl::parse_str(&source) {
             Ok(module) => module,
             Err(error) => panic!("{name}: {}", error.emit_to_string(&source)),
