@@ -16,6 +16,8 @@ pub struct RelativeBuckets {
     pub(super) count: usize,
     /// Positions in the largest bucket.
     pub(super) widest: usize,
+    /// Element t of the table is t.
+    pub(super) is_identity: bool,
 }
 
 impl RelativeBuckets {
@@ -46,6 +48,7 @@ impl RelativeBuckets {
             sequence: table.len().div_ceil(2),
             count,
             widest,
+            is_identity: table.iter().enumerate().all(|(t, &bucket)| t == bucket as usize),
         })
     }
 

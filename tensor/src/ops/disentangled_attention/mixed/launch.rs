@@ -150,6 +150,7 @@ pub(super) fn probabilities(
         .constant("TEAM", team as f64)
         .constant("MASK", flag(problem.key_mask.is_some()))
         .constant("DROPOUT", flag(drops))
+        .constant("IDENTITY", flag(buckets.is_identity))
         .read(scores)
         .read(terms)
         .read(content_scales)
@@ -229,6 +230,7 @@ pub(super) fn bucket_sums(gpu: &Gpu, buckets: &RelativeBuckets, gradient: &Tenso
     let text = || bucket_sums_text(native);
     let tiles = [buckets.count.div_ceil(VECTOR * SUMS_TILE), sequence.div_ceil(SUMS_TILE), 2 * heads * batch];
     Dispatch::new(named("mixed_disentangled_bucket_sums", native), "main", Source::Generated(&text))
+        .constant("IDENTITY", flag(buckets.is_identity))
         .read(gradient)
         .read(&buckets.starts)
         .write(&sums)

@@ -37,6 +37,8 @@ var<immediate> params: Params;
 override TEAM: u32;
 override MASK: bool;
 override DROPOUT: bool;
+// Element t of the table is t.
+override IDENTITY: bool;
 
 var<workgroup> scratch: array<f32, 256>;
 
@@ -114,7 +116,10 @@ fn scores_at(row: u32, item: u32, quad: u32, factors: Factors, sees: bool) -> ve
     // The buckets of the quad's keys, which are farther and farther to the right.
     let nearest = row % params.sequence + (params.sequence - 1u) - key;
     for (var i = 0u; i < 4u; i += 1u) {
-        let bucket = bucket_table[nearest - i];
+        var bucket = nearest - i;
+        if (!IDENTITY) {
+            bucket = bucket_table[bucket];
+        }
         sums[i] += factors.content_to_position * term_at(own_terms + bucket)
             + factors.position_to_content * term_at(keys_terms + i * params.buckets + bucket);
     }

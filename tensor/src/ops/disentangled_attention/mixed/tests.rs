@@ -10,7 +10,9 @@ const TOLERANCE: f64 = 4e-3;
 /// A problem that there are kernels for: where the positions nearer than `own` have buckets of their own.
 fn case(extents: [usize; 4], own: usize, buckets: usize, dropout: bool) -> Case {
     let [_, sequence, heads, head_dim] = extents;
-    let bucket = |t: usize| (t + own).saturating_sub(sequence - 1).min(2 * own - 1) as u32;
+    // Where all do, bucket t is that of element t.
+    let first = if own == sequence { 0 } else { sequence - 1 };
+    let bucket = |t: usize| (t + own % sequence).saturating_sub(first).min(2 * own - 1) as u32;
     let (table, positions) = ((0..2 * sequence - 1).map(bucket).collect(), [buckets, heads, head_dim]);
     let case = fixed(extents, dropout);
     Case {
@@ -56,6 +58,7 @@ fn near_exact(device: &Device, case: &Case) {
 on_each_backend! {
     fn agrees_with_f64_where_there_are_kernels(device) {
         near_exact(device, &case([2, 64, 2, 64], 40, 96, true));
+        near_exact(device, &case([1, 64, 2, 64], 64, 128, true));
         let mut masked = case([2, 96, 1, 128], 16, 32, false);
         masked.mask = Some((0..2 * 96).map(|i| u32::from(i % 96 < 70 && i != 3)).collect());
         near_exact(device, &masked);
@@ -151,16 +154,21 @@ fn every_kernel_is_valid_wgsl() {
             crate::gpu::validate("round", &launch::round_text(tensors, native), &[]);
         }
         for (team, on) in [(1.0, 0.0), (8.0, 1.0), (256.0, 1.0)] {
-            let constants = [("TEAM", team), ("MASK", on), ("DROPOUT", on)];
+            let constants = [("TEAM", team), ("MASK", on), ("DROPOUT", on), ("IDENTITY", on)];
             crate::gpu::validate("probabilities", &launch::probabilities_text(native), &constants);
             crate::gpu::validate("score_gradient", &launch::score_gradient_text(native), &constants[..1]);
         }
-        crate::gpu::validate("bucket_sums", &launch::bucket_sums_text(native), &[]);
+        for identity in [0.0, 1.0] {
+            crate::gpu::validate("bucket_sums", &launch::bucket_sums_text(native), &[("IDENTITY", identity)]);
+        }
     }
 }
 
 #[test]
-fn buckets_tell_their_widest() {
-    let widest = |table: &[u32]| RelativeBuckets::new(&Device::cpu(), table, 5).unwrap().widest;
-    assert_eq!([widest(&[0, 1, 2]), widest(&[0, 0, 3, 3, 3]), widest(&[4])], [1, 3, 1]);
+fn buckets_tell_what_they_hold() {
+    let told = |table: &[u32]| {
+        let buckets = RelativeBuckets::new(&Device::cpu(), table, 5).unwrap();
+        (buckets.widest, buckets.is_identity)
+    };
+    assert_eq!([told(&[0, 1, 2]), told(&[0, 0, 3, 3, 3]), told(&[4])], [(1, true), (3, false), (1, false)]);
 }
