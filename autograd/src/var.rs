@@ -50,6 +50,11 @@ impl Var {
         Var { tensor, place, rounded: Rc::default() }
     }
 
+    /// The same variable whose rounded rows, see [`Var::row_scaled`], are known.
+    pub(crate) fn with_rounded(self, rounded: RowScaled) -> Self {
+        Var { rounded: Rc::new(rounded.into()), ..self }
+    }
+
     /// The value as rows along its last axis (a scalar is one row), rounded to 16 bits ([`Tensor::row_scaled`]): once for all who ask the same
     /// variable, as the projections of one input do.
     ///

@@ -46,6 +46,20 @@ impl Var {
         Ok(record_unary("gelu", self, x.gelu()?, move |dy| x.gelu_backward(dy)))
     }
 
+    /// As [`Var::gelu`], in mixed precision: the result exists in 16 bits only and is kept in them, beside x, and dx comes
+    /// rounded, as linear layers in mixed precision want both.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn gelu_rounded(&self) -> Result<RoundedVar> {
+        let (x, shape) = (self.tensor().as_rows()?, *self.shape());
+        let output = (x.gelu_row_scaled()?, shape);
+        let rule = move |dy: Gradient, totals: &mut Totals| {
+            totals.add_rounded(0, x.gelu_backward_row_scaled(&dy.into_tensor()?.as_rows()?)?, &shape)
+        };
+        Ok(RoundedVar::record_kept("gelu_rounded", &[self], output, rule))
+    }
+
     /// y = silu(gate)·up with `self` as the gate; dgate = silu′(gate)·up·dy, dup = silu(gate)·dy. Keeps both inputs,
     /// neither silu(gate) nor the product.
     ///
@@ -132,6 +146,22 @@ mod tests {
             };
             for (i, (rounded, exact)) in run(true).into_iter().zip(run(false)).enumerate() {
                 assert!((rounded - exact).abs() <= 1e-3 * exact.abs() + 2e-3, "{i}: {rounded} instead of {exact}");
+            }
+        }
+
+        fn rounded_gelu(device) {
+            let mut random = TestRandom::new(3);
+            let mut matrix = || random.tensor(device, &[2, 3, 40], -3.0, 3.0).unwrap();
+            let (x, dy) = (matrix(), matrix());
+            let run = |rounded: bool| {
+                let tape = Tape::new();
+                let x = tape.leaf("x", &x);
+                let y = if rounded { x.gelu_rounded().unwrap().to_var().unwrap() } else { x.gelu().unwrap() };
+                let gradients = tape.backward_from(&y, dy.clone()).unwrap();
+                [y.tensor(), gradients.get("x").unwrap()].map(|tensor| tensor.to_vec::<f32>().unwrap()).concat()
+            };
+            for (i, (rounded, exact)) in run(true).into_iter().zip(run(false)).enumerate() {
+                assert!((rounded - exact).abs() <= 1e-3 * exact.abs() + 1e-5, "{i}: {rounded} instead of {exact}");
             }
         }
 

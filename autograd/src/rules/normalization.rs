@@ -1,6 +1,6 @@
 //! Normalisation over the last axis, of extent n. With frozen weights only what dx needs is kept.
 
-use tensor::Result;
+use tensor::{RandomKey, ResidualNorm, Result};
 
 use super::keep_if;
 use crate::accumulation::{Gradient, Totals};
@@ -56,6 +56,41 @@ impl Var {
             Ok(())
         }))
     }
+
+    /// [`Var::layer_norm`] of `self + D(branch)` with dropout D (a probability below 1 and its key), for mixed precision: the
+    /// result comes with its rounded rows, see [`Var::row_scaled`], and the gradient of `branch` rounded, as linear layers want
+    /// them. dx is that of the norm, dbranch = D(dx).
+    ///
+    /// Keeps the sum.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn residual_norm(
+        &self,
+        branch: &Var,
+        dropout: Option<(f32, RandomKey)>,
+        [weight, bias]: [&Var; 2],
+        epsilon: f32,
+    ) -> Result<Var> {
+        let parameters = [weight.tensor(), bias.tensor()];
+        let ResidualNorm { sum, normed, rounded } =
+            ResidualNorm::new([self.tensor(), branch.tensor()], dropout, parameters, epsilon)?;
+        let (shape, kept_weight) = (*self.shape(), weight.tensor().clone());
+        let parameters_wanted = weight.requires_gradient() || bias.requires_gradient();
+        let rule = move |dy: Gradient, totals: &mut Totals| {
+            let dy = dy.into_tensor()?;
+            let (dx, dbranch) = ResidualNorm::backward(&sum, &kept_weight, epsilon, dropout, &dy)?;
+            totals.add(0, dx)?;
+            totals.add_rounded(1, dbranch, &shape)?;
+            if parameters_wanted {
+                let (dweight, dbias) = tensor::layer_norm_parameter_gradients(&sum, epsilon, &dy)?;
+                totals.add(2, dweight)?;
+                totals.add(3, dbias)?;
+            }
+            Ok(())
+        };
+        Ok(record_accumulating("residual_norm", &[self, branch, weight, bias], normed, rule).with_rounded(rounded))
+    }
 }
 
 /// The rule of both forms of the root-mean-square norm.
@@ -95,6 +130,39 @@ mod tests {
                     v[0].affine(2.0, 0.0)?.layer_norm(&v[1], &v[2], 0.1)
                 })
             });
+        }
+
+        /// Rounded to 16 bits, the branch's gradient is not the exact one: compared are those of the operations that the norm
+        /// stands for.
+        fn residual_norms_have_the_same_gradients(device) {
+            let mut random = TestRandom::new(9);
+            let key = tensor::RandomKey { seed: 4, stream: 5, step: 6 };
+            let shapes: [&[usize]; 4] = [&[2, 3, 40], &[2, 3, 40], &[40], &[40]];
+            let operands = shapes.map(|shape| random.tensor(device, shape, -2.0, 2.0).unwrap());
+            let dy = random.tensor(device, &[2, 3, 40], -1.0, 1.0).unwrap();
+            let names = ["x", "branch", "weight", "bias"];
+            let run = |fused: bool| {
+                let tape = Tape::new();
+                let v = [0, 1, 2, 3].map(|i| tape.leaf(names[i], &operands[i]));
+                let y = match fused {
+                    true => v[0].residual_norm(&v[1], Some((0.3, key)), [&v[2], &v[3]], 0.1).unwrap(),
+                    false => {
+                        let sum = v[0].add(&v[1].dropout(0.3, key).unwrap()).unwrap();
+                        sum.layer_norm(&v[2], &v[3], 0.1).unwrap()
+                    }
+                };
+                let rounded = y.row_scaled().unwrap().restored().unwrap().to_vec::<f32>().unwrap();
+                // The sum is used once more: its gradient is added to.
+                let y = y.add(&v[0]).unwrap();
+                let gradients = tape.backward_from(&y, dy.clone()).unwrap();
+                let gradients = names.iter().flat_map(|name| gradients.get(name).unwrap().to_vec::<f32>().unwrap());
+                y.tensor().to_vec::<f32>().unwrap().into_iter().chain(rounded).chain(gradients).collect::<Vec<_>>()
+            };
+            let (fused, apart) = (run(true), run(false));
+            assert_eq!(fused.len(), apart.len());
+            for (i, (fused, apart)) in fused.into_iter().zip(apart).enumerate() {
+                assert!((fused - apart).abs() <= 1e-3 * apart.abs() + 1e-3, "{i}: {fused} instead of {apart}");
+            }
         }
 
         /// Rounded to 16 bits, the function goes in steps: compared are the gradients of the exact norm.

@@ -1,8 +1,8 @@
 //! One transformer block: disentangled attention and feed-forward, each with a residual and a norm after it.
 
-use autograd::{DisentangledConfig, Var};
+use autograd::{DisentangledConfig, Operand, Var};
 use lora::{AdapterSet, DropoutSource, Forward, Linear};
-use tensor::{MixedDisentangledAttention, RelativeBuckets, Result, Tensor};
+use tensor::{MixedDisentangledAttention, RandomKey, RelativeBuckets, Result, Tensor};
 
 use super::config::DebertaConfig;
 use super::norm::Norm;
@@ -23,12 +23,18 @@ pub(super) fn linear(
     Ok(Linear::new(name, weight, Some(bias))?)
 }
 
-/// Dropout of what comes out of one place of the model, in passes that train. (What goes into an adapter there is
-/// dropped under the place's own name.)
+/// Dropout of what comes out of one place of the model, in passes that train: its probability and key. (What goes into an
+/// adapter there is dropped under the place's own name.)
+pub(super) fn dropout_of(forward: &Forward, probability: f32, place: &str) -> Option<(f32, RandomKey)> {
+    let source = forward.dropout.filter(|_| probability > 0.0)?;
+    Some((probability, source.key(&format!("{place}.dropout"))))
+}
+
+/// What comes out of one place of the model, after its dropout.
 pub(super) fn drop_out(forward: &Forward, x: Var, probability: f32, place: &str) -> Result<Var> {
-    match forward.dropout {
-        Some(source) if probability > 0.0 => x.dropout(probability, source.key(&format!("{place}.dropout"))),
-        _ => Ok(x),
+    match dropout_of(forward, probability, place) {
+        Some((probability, key)) => x.dropout(probability, key),
+        None => Ok(x),
     }
 }
 
@@ -141,9 +147,12 @@ impl Layer {
 
     fn after_mixing(&self, forward: &Forward, x: &Var, mixed: &Var) -> Result<Var> {
         let x = self.attention.project(forward, x, mixed)?;
-        let wide = self.intermediate.forward(forward, &x)?.gelu()?;
-        let narrow = drop_out(forward, self.output.forward(forward, &wide)?, self.hidden_dropout, self.output.name())?;
-        self.output_norm.forward(forward, &x.add(&narrow)?)
+        let wide = self.intermediate.forward(forward, &x)?;
+        let wide: Operand = match self.output.is_mixed(forward) {
+            true => wide.gelu_rounded()?.into(),
+            false => wide.gelu()?.into(),
+        };
+        self.output_norm.after_residual(forward, &x, &self.output, wide, self.hidden_dropout)
     }
 }
 
@@ -181,9 +190,7 @@ impl Attention {
 
     /// `norm(x + output(mixed))`, position by position.
     fn project(&self, forward: &Forward, x: &Var, mixed: &Var) -> Result<Var> {
-        let projected = self.output.forward(forward, mixed)?;
-        let projected = drop_out(forward, projected, self.hidden_dropout, self.output.name())?;
-        self.norm.forward(forward, &x.add(&projected)?)
+        self.norm.after_residual(forward, x, &self.output, mixed.into(), self.hidden_dropout)
     }
 
     /// The relative embeddings through the projections of keys and of queries, `[buckets, heads, head_dim]` each. The

@@ -1,10 +1,11 @@
 //! The layer norm.
 
-use autograd::Var;
-use lora::{AdapterSet, Forward};
+use autograd::{Operand, Var};
+use lora::{AdapterSet, Forward, Linear};
 use tensor::{Result, Tensor};
 
 use super::config::DebertaConfig;
+use super::layer::{drop_out, dropout_of};
 use crate::weights::WeightSource;
 
 /// A layer norm with its path in the model.
@@ -56,5 +57,18 @@ impl Norm {
         let weight = forward.parameter(&self.weight_name, &self.weight);
         let bias = forward.parameter(&self.bias_name, &self.bias);
         x.layer_norm(&weight, &bias, self.epsilon)
+    }
+
+    /// The norm of `x + D(linear(y))` with the dropout D of what comes out of `linear`: the end of a sublayer.
+    pub fn after_residual(&self, forward: &Forward, x: &Var, linear: &Linear, y: Operand, dropout: f32) -> Result<Var> {
+        let branch = linear.forward(forward, y)?;
+        if linear.is_mixed(forward) {
+            let weight = forward.parameter(&self.weight_name, &self.weight);
+            let bias = forward.parameter(&self.bias_name, &self.bias);
+            let dropout = dropout_of(forward, dropout, linear.name());
+            return x.residual_norm(&branch, dropout, [&weight, &bias], self.epsilon);
+        }
+        let branch = drop_out(forward, branch, dropout, linear.name())?;
+        self.forward(forward, &x.add(&branch)?)
     }
 }
