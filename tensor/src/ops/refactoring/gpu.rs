@@ -46,7 +46,7 @@ pub(super) const JACOBI: InPlace = InPlace {
     name: "refactoring_jacobi",
     in_storage: in_place!("jacobi.wgsl", "matrices_storage.wgsl"),
     in_workgroup: in_place!("jacobi.wgsl", "matrices_workgroup.wgsl"),
-    bytes_of_invocation: 24,
+    bytes_of_invocation: 32,
 };
 
 /// The two forms of a kernel that changes two matrices of a pair in place.
@@ -106,11 +106,11 @@ impl GramTiles {
 }
 
 pub(super) fn gram_wgsl(slots: usize) -> String {
-    slots::expand_with_table(include_str!("gram.wgsl"), slots) + include_str!("double.wgsl")
+    slots::expand(concat!(include_str!("gram.wgsl"), include_str!("fetch.wgsl")), slots) + include_str!("double.wgsl")
 }
 
 pub(super) fn multiply_wgsl(slots: usize) -> String {
-    slots::expand_with_table(include_str!("multiply.wgsl"), slots)
+    slots::expand(concat!(include_str!("multiply.wgsl"), include_str!("fetch.wgsl")), slots)
 }
 
 /// What kernels look up about a fixed list of pairs.
@@ -248,6 +248,13 @@ pub(super) fn update(gpu: &Gpu, refactoring: &mut Refactoring, factors: &[Tensor
         .run(gpu, elements)
 }
 
+/// The grid of `fetch.wgsl` for slots with these first workgroups; the last number is the end.
+fn slots_grid(groups: &[usize]) -> [u32; 3] {
+    let most = groups.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+    let [x, z, _] = linear_grid(most, 1);
+    [x, (groups.len() - 1) as u32, z]
+}
+
 /// The partial Gram matrices of all factors, in double.
 fn gram(gpu: &Gpu, tables: &Tables, factors: &[Tensor]) -> Result<Tensor> {
     let groups = tables.groups[factors.len()];
@@ -268,16 +275,16 @@ fn gram(gpu: &Gpu, tables: &Tables, factors: &[Tensor]) -> Result<Tensor> {
             params.offsets[slot] = factor.layout.offset as u32;
             dispatch = dispatch.read(factor);
         }
-        dispatch.params(&params).run(gpu, linear_grid(tables.groups[last] - tables.groups[first], 1))?;
+        dispatch.params(&params).run(gpu, slots_grid(&tables.groups[first..=last]))?;
     }
     Ok(records)
 }
 
-/// Invocations for a matrix of this rank; a power of two that every device has.
-fn workgroup(gpu: &Gpu, rank: usize) -> usize {
+/// Invocations for a matrix of this rank, `medium` for those of 9 to 64; a power of two that every device has.
+fn workgroup(gpu: &Gpu, rank: usize, medium: usize) -> usize {
     let wanted = match rank {
         0..=8 => 64,
-        9..=64 => 256,
+        9..=64 => medium,
         _ => 1024,
     };
     at_most_invocations(gpu, wanted)
@@ -285,7 +292,7 @@ fn workgroup(gpu: &Gpu, rank: usize) -> usize {
 
 fn cholesky(gpu: &Gpu, tables: &Tables, params: PairParams, [left, right, values]: [&Tensor; 3]) -> Result<()> {
     let n = tables.largest_rank;
-    let workgroup = workgroup(gpu, n);
+    let workgroup = workgroup(gpu, n, 256);
     let mut first = 0;
     while first < n {
         let (mut last, mut iterations) = (first, n + 2 * (n * n).div_ceil(workgroup));
@@ -308,7 +315,8 @@ fn cholesky(gpu: &Gpu, tables: &Tables, params: PairParams, [left, right, values
 
 fn jacobi(gpu: &Gpu, tables: &Tables, params: PairParams, [product, right, values]: [&Tensor; 3]) -> Result<()> {
     let n = tables.largest_rank;
-    let workgroup = workgroup(gpu, n);
+    // In small matrices, what all lanes of a pair do alike costs more than their elements.
+    let workgroup = workgroup(gpu, n, if n <= 32 { 128 } else { 256 });
     let players = n.next_multiple_of(2).max(2);
     let pairs = players / 2;
     let lanes = (workgroup / pairs.next_power_of_two()).clamp(1, 16);
@@ -402,7 +410,7 @@ pub(super) fn multiply(
             params.offsets[slot] = input.layout.offset as u32;
             dispatch = dispatch.read(input).write(output);
         }
-        dispatch.params(&params).run(gpu, linear_grid(products.groups[last] - products.groups[first], 1))?;
+        dispatch.params(&params).run(gpu, slots_grid(&products.groups[first..=last]))?;
     }
     Ok(outputs)
 }

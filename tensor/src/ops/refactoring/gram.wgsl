@@ -1,5 +1,5 @@
-// Partial Gram matrices of the factors in several slots, to 40 bits and more (double.wgsl is appended). A template: see
-// ops/slots.rs. One workgroup adds up x(i, k)·x(j, k) over a chunk of k for one tile of TILE x TILE pairs (i, j), i ≥ j
+// Partial Gram matrices of the factors in several slots, to 40 bits and more (fetch.wgsl and double.wgsl are appended). A
+// template: see ops/slots.rs. One workgroup adds up x(i, k)·x(j, k) over a chunk of k for one tile of TILE x TILE pairs (i, j), i ≥ j
 // by tiles, of one factor; TILE is 4, 8, 16 or 32. The chunk is read twice, the second time from a cache: first for the
 // largest magnitude of each row, whose scale is then a power of two so that it lies in [1, 2). Products of 1e±20 would
 // leave the range of f32.
@@ -59,44 +59,6 @@ var<workgroup> largest: array<atomic<u32>, 2 * TILE + 1>;
 // The three parts of four rows of a column lie together; a line has one place to spare, for the banks.
 var<workgroup> parts: array<vec4<f32>, 3 * SIDES * STAGE * (TILE / 4 + 1)>;
 
-// The bits of the largest magnitude among `count` elements.
-fn largest_of(slot: u32, start: u32, step: u32, count: u32) -> u32 {
-    var bits = 0u;
-    switch (slot) {
-        // for each slot
-        case SLOTu: {
-            for (var n = 0u; n < count; n += 1u) {
-                bits = max(bits, bitcast<u32>(x_SLOT[params.offsets[SLOT] + start + n * step]) & 0x7fffffffu);
-            }
-        }
-        // end
-        default: {}
-    }
-    return bits;
-}
-
-// The first `count` of four elements, then zeros.
-fn fetch(slot: u32, start: u32, step: u32, count: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    switch (slot) {
-        // for each slot
-        case SLOTu: {
-            let first = params.offsets[SLOT] + start;
-            if (count > 0u) { values.x = x_SLOT[first]; }
-            if (count > 1u) { values.y = x_SLOT[first + step]; }
-            if (count > 2u) { values.z = x_SLOT[first + 2u * step]; }
-            if (count > 3u) { values.w = x_SLOT[first + 3u * step]; }
-        }
-        // end
-        default: {}
-    }
-    return values;
-}
-
-fn of_line(line: u32, field: u32) -> u32 {
-    return table[line * LINE + field];
-}
-
 fn note_largest(slot: u32, line: u32, tile: u32, side: u32, start: u32, end: u32, local: u32) {
     let n = of_line(line, RANK);
     let length = of_line(line, LENGTH);
@@ -107,10 +69,22 @@ fn note_largest(slot: u32, line: u32, tile: u32, side: u32, start: u32, end: u32
     let of_factor = tile * TILE + row;
     if (of_factor < n && column < end) {
         let first = select(of_factor * length + column, column * n + of_factor, transposed);
-        let bits = largest_of(slot, first, select(8u, 8u * n, transposed), (end - column + 7u) / 8u);
+        let step = select(8u, 8u * n, transposed);
+        let count = (end - column + 7u) / 8u;
+        var most = vec4<u32>();
+        for (var index = 0u; index < count; index += 8u) {
+            let low = fetch(slot, first + index * step, step, count - index);
+            let high = fetch(slot, first + (index + 4u) * step, step, max(count, index + 4u) - index - 4u);
+            most = max(most, max(magnitudes(low), magnitudes(high)));
+        }
+        let bits = max(max(most.x, most.y), max(most.z, most.w));
         atomicMax(&largest[side * TILE + row], bits);
         atomicMax(&largest[2u * TILE], bits);
     }
+}
+
+fn magnitudes(x: vec4<f32>) -> vec4<u32> {
+    return bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu);
 }
 
 // The exponent of a row's largest magnitude: −127 for zero and subnormal numbers, 128 for infinity and NaN.
@@ -124,14 +98,11 @@ fn fetch_rows(slot: u32, line: u32, tile: u32, start: u32, end: u32, local: u32)
     let row = tile * TILE + 4u * at.x;
     let column = start + at.y;
     let n = of_line(line, RANK);
-    if (at.y >= STAGE || column >= end || row >= n) {
-        return vec4<f32>();
-    }
-    if (of_line(line, TRANSPOSED) == 1u) {
-        return fetch(slot, column * n + row, 1u, n - row);
-    }
     let length = of_line(line, LENGTH);
-    return fetch(slot, row * length + column, length, n - row);
+    let transposed = of_line(line, TRANSPOSED) == 1u;
+    let first = select(row * length + column, column * n + row, transposed);
+    let exist = at.y < STAGE && column < end && row < n;
+    return fetch(slot, first, select(length, 1u, transposed), select(0u, n - row, exist));
 }
 
 // The four rows and the column that an invocation stages: neighbours in memory first.
@@ -151,18 +122,32 @@ fn part(side: u32, column: u32, rows: u32) -> u32 {
     return 3u * ((side * STAGE + column) * (TILE / 4u + 1u) + rows);
 }
 
+// The factors that scale four rows to [1, 2), each in two halves, since 2⁻¹²⁷ is below the normal range.
+struct Scales {
+    first: vec4<f32>,
+    second: vec4<f32>,
+}
+
+// Those of the rows that an invocation stages.
+fn scales_of(line: u32, side: u32, local: u32) -> Scales {
+    let row = side * TILE + 4u * min(place(line, local).x, TILE / 4u - 1u);
+    let exponents =
+        vec4<i32>(exponent_of(row), exponent_of(row + 1u), exponent_of(row + 2u), exponent_of(row + 3u));
+    let half = -exponents / 2;
+    return Scales(powers_of_two(half), powers_of_two(-exponents - half));
+}
+
+fn powers_of_two(exponents: vec4<i32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(exponents + 127) << vec4<u32>(23u));
+}
+
 // Scales and cuts what was fetched.
-fn stage(values: vec4<f32>, line: u32, side: u32, local: u32) {
+fn stage(values: vec4<f32>, scales: Scales, line: u32, side: u32, local: u32) {
     let at = place(line, local);
     if (at.x >= TILE / 4u || at.y >= STAGE) {
         return;
     }
-    let row = side * TILE + 4u * at.x;
-    let exponents =
-        vec4<i32>(exponent_of(row), exponent_of(row + 1u), exponent_of(row + 2u), exponent_of(row + 3u));
-    // In two halves: 2⁻¹²⁷ is below the normal range.
-    let half = -exponents / 2;
-    let x = hold_all(values * powers_of_two(half) * powers_of_two(-exponents - half));
+    let x = hold_all(values * scales.first * scales.second);
     let top = hold_all(hold_all(x + TOP) - TOP);
     let rest = hold_all(x - top);
     let middle = hold_all(hold_all(rest + MIDDLE) - MIDDLE);
@@ -170,10 +155,6 @@ fn stage(values: vec4<f32>, line: u32, side: u32, local: u32) {
     parts[to] = top;
     parts[to + 1u] = middle;
     parts[to + 2u] = rest - middle;
-}
-
-fn powers_of_two(exponents: vec4<i32>) -> vec4<f32> {
-    return bitcast<vec4<f32>>(vec4<u32>(exponents + 127) << vec4<u32>(23u));
 }
 
 // Four sums of a row: of top·top, of top·middle, and of all else.
@@ -226,12 +207,12 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let number = of_line(params.first, GROUP) + group.y * groups.x + group.x;
-    let slot = slot_of(number, params.first, LINE, GROUP);
-    if (slot == SLOTS) {
+    let slot = group.y;
+    let line = params.first + slot;
+    let number = number_of(line, group, groups);
+    if (number >= of_line(line + 1u, GROUP)) {
         return;
     }
-    let line = params.first + slot;
     let within = number - of_line(line, GROUP);
     // The pair of tiles, numbered as cells are.
     let tiles = cell_at(within % of_line(line, TILES), true);
@@ -245,11 +226,13 @@ fn main(
     }
     workgroupBarrier();
     note_largest(slot, line, tiles.x, 0u, start, end, local);
-    if (!diagonal) {
+    if (SIDES == 2u && !diagonal) {
         note_largest(slot, line, tiles.y, 1u, start, end, local);
     }
     workgroupBarrier();
 
+    let scales = scales_of(line, 0u, local);
+    let scales_other = scales_of(line, 1u, local);
     let side = TILE / 4u;
     let cells = select(side * side, side * (side + 1u) / 2u, diagonal);
     let copies = WORKGROUP / cells;
@@ -260,25 +243,24 @@ fn main(
     var sums1 = Sums();
     var sums2 = Sums();
     var sums3 = Sums();
-    var next = fetch_rows(slot, line, tiles.x, start, end, local);
+    // Columns are fetched one turn before they are staged, so that nobody waits for them.
+    var next = vec4<f32>();
     var next_other = vec4<f32>();
-    if (!diagonal) {
-        next_other = fetch_rows(slot, line, tiles.y, start, end, local);
-    }
-    for (var first = start; first < end; first += STAGE) {
-        workgroupBarrier();
-        stage(next, line, 0u, local);
-        if (!diagonal) {
-            stage(next_other, line, 1u, local);
+    for (var turn = start; turn < end + STAGE; turn += STAGE) {
+        if (turn > start) {
+            workgroupBarrier();
+            stage(next, scales, line, 0u, local);
+            if (SIDES == 2u && !diagonal) {
+                stage(next_other, scales_other, line, 1u, local);
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
-        // Fetched now, needed when these columns are done.
-        next = fetch_rows(slot, line, tiles.x, first + STAGE, end, local);
-        if (!diagonal) {
-            next_other = fetch_rows(slot, line, tiles.y, first + STAGE, end, local);
+        next = fetch_rows(slot, line, tiles.x, turn, end, local);
+        if (SIDES == 2u && !diagonal) {
+            next_other = fetch_rows(slot, line, tiles.y, turn, end, local);
         }
-        if (copy < copies) {
-            for (var k = copy; k < min(STAGE, end - first); k += copies) {
+        if (turn > start && copy < copies) {
+            for (var k = copy; k < min(STAGE, end + STAGE - turn); k += copies) {
                 let a = column_at(part(0u, k, cell.x));
                 let b = column_at(part(other, k, cell.y));
                 sums0 = with_products(sums0, a, 0u, b);

@@ -9,15 +9,15 @@ override LANES: u32;
 @group(0) @binding(0) var<storage, read> table: array<u32>;
 @group(0) @binding(3) var<storage, read_write> values: array<f32>;
 
-// What two columns p and q need: their squared lengths in f32, the difference q² − p², and their product.
+// Of two columns p and q: their squared lengths and their product in f32, and once more in double the difference q² − p²
+// of the squares and the product.
 struct Products {
-    pp: f32,
-    qq: f32,
-    difference: vec2<f32>,
-    pq: vec2<f32>,
+    rough: vec3<f32>,
+    exact: vec4<f32>,
 }
 
-var<workgroup> partial: array<Products, WORKGROUP>;
+var<workgroup> rough_sums: array<vec3<f32>, WORKGROUP>;
+var<workgroup> exact_sums: array<vec4<f32>, WORKGROUP>;
 var<workgroup> turned: atomic<u32>;
 var<workgroup> unfinished: u32;
 
@@ -79,8 +79,11 @@ fn pair_of(players: u32, round: u32, index: u32) -> vec2<u32> {
     if (index >= players / 2u) {
         return vec2<u32>(players);
     }
-    let one = (round + index) % circle;
-    var other = (round + circle - index) % circle;
+    // Around the circle, of which no number here is past the second turn.
+    var one = round + index;
+    one -= select(0u, circle, one >= circle);
+    var other = round + circle - index;
+    other -= select(0u, circle, other >= circle);
     if (index == 0u) {
         other = circle;
     }
@@ -98,55 +101,53 @@ fn turn(local: u32, n: u32, columns: vec2<u32>, exact: bool) {
             own = with_elements(own, element(0u, p + i), element(0u, q + i), exact);
         }
     }
-    partial[local] = own;
+    rough_sums[local] = own.rough;
+    if (exact) {
+        exact_sums[local] = own.exact;
+    }
     workgroupBarrier();
     if (!exists) {
         return;
     }
     let found = sum_of(local - lane, exact);
-    let lengths = sqrt(found.pp) * sqrt(found.qq);
-    let product = abs(found.pq.x);
+    let lengths = sqrt(found.rough.x) * sqrt(found.rough.y);
+    let product = abs(found.exact.z);
     let negligible = select(ROUGHLY_NEGLIGIBLE, NEGLIGIBLE, exact);
-    if (found.pp <= SMALLEST || found.qq <= SMALLEST || product <= negligible * lengths) {
+    if (min(found.rough.x, found.rough.y) <= SMALLEST || product <= negligible * lengths) {
         return;
     }
     if (lane == 0u && product > select(ROUGH, NOTEWORTHY, exact) * lengths) {
         atomicStore(&turned, 1u);
     }
-    rotate(n, p, q, lane, rotation(found.difference.x, found.pq.x));
+    rotate(n, p, q, lane, rotation(found.exact.x, found.exact.z));
 }
 
 fn with_elements(sums: Products, x: vec2<f32>, y: vec2<f32>, exact: bool) -> Products {
-    var next = sums;
-    next.pp += x.x * x.x;
-    next.qq += y.x * y.x;
-    if (exact) {
-        next.difference = add(sums.difference, multiply(add(y, x), add(y, -x)));
-        next.pq = add(sums.pq, multiply(x, y));
-    } else {
-        next.pq.x += x.x * y.x;
+    let rough = sums.rough + vec3<f32>(x.x * x.x, y.x * y.x, x.x * y.x);
+    if (!exact) {
+        return Products(rough, sums.exact);
     }
-    return next;
+    return Products(rough, add_both(sums.exact, vec4<f32>(multiply(add(y, x), add(y, -x)), multiply(x, y))));
 }
 
-// The sums of all lanes of a pair, the same for each of them.
+fn add_both(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(add(a.xy, b.xy), add(a.zw, b.zw));
+}
+
+// The sums of all lanes of a pair, the same for each of them; the second part from the first unless it is `exact`.
 fn sum_of(first: u32, exact: bool) -> Products {
-    var sum = partial[first];
+    var rough = rough_sums[first];
     for (var other = first + 1u; other < first + LANES; other += 1u) {
-        let part = partial[other];
-        sum.pp += part.pp;
-        sum.qq += part.qq;
-        if (exact) {
-            sum.difference = add(sum.difference, part.difference);
-            sum.pq = add(sum.pq, part.pq);
-        } else {
-            sum.pq.x += part.pq.x;
-        }
+        rough += rough_sums[other];
     }
     if (!exact) {
-        sum.difference.x = sum.qq - sum.pp;
+        return Products(rough, vec4<f32>(rough.y - rough.x, 0.0, rough.z, 0.0));
     }
-    return sum;
+    var sum = exact_sums[first];
+    for (var other = first + 1u; other < first + LANES; other += 1u) {
+        sum = add_both(sum, exact_sums[other]);
+    }
+    return Products(rough, sum);
 }
 
 // Cosine and sine of the smaller angle that makes the columns orthogonal, from the difference of their squared lengths

@@ -1,5 +1,5 @@
 // out(i, k) = Σ_j matrix(i, j)·x(j, k) for the items of several slots: gradients of A `[rank, length]` and, transposed,
-// of B `[length, rank]`. A template: see ops/slots.rs. The matrices are symmetric.
+// of B `[length, rank]`. A template (fetch.wgsl is appended): see ops/slots.rs. The matrices are symmetric.
 //
 // A workgroup has TILE rows i and 2048 / TILE columns k of one item; an invocation has 8 rows of one column, and fetches
 // and puts 8 elements of a tile that lie 256 invocations apart.
@@ -33,41 +33,19 @@ var<workgroup> rows: array<f32, 2048 + TILE>;
 // Elements (4·i .. 4·i + 4, j) at j·TILE / 4 + i.
 var<workgroup> matrix: array<vec4<f32>, TILE * TILE / 4>;
 
-// The first `count` of eight elements, then zeros.
-fn fetch(slot: u32, start: u32, step: u32, count: u32) -> array<f32, 8> {
-    var values = array<f32, 8>();
+// Puts the first `count` of four elements.
+fn put(slot: u32, start: u32, step: u32, count: u32, values: vec4<f32>) {
     switch (slot) {
         // for each slot
         case SLOTu: {
-            for (var n = 0u; n < 8u; n += 1u) {
-                if (n < count) {
-                    values[n] = x_SLOT[params.offsets[SLOT] + start + n * step];
-                }
-            }
+            if (count > 0u) { out_SLOT[start] = values.x; }
+            if (count > 1u) { out_SLOT[start + step] = values.y; }
+            if (count > 2u) { out_SLOT[start + 2u * step] = values.z; }
+            if (count > 3u) { out_SLOT[start + 3u * step] = values.w; }
         }
         // end
         default: {}
     }
-    return values;
-}
-
-fn put(slot: u32, start: u32, step: u32, count: u32, values: array<f32, 8>) {
-    switch (slot) {
-        // for each slot
-        case SLOTu: {
-            for (var n = 0u; n < 8u; n += 1u) {
-                if (n < count) {
-                    out_SLOT[start + n * step] = values[n];
-                }
-            }
-        }
-        // end
-        default: {}
-    }
-}
-
-fn of_line(line: u32, field: u32) -> u32 {
-    return table[line * LINE + field];
 }
 
 // How an invocation goes through 8 elements of a tile of an item, neighbours in memory together: in the tile's memory from
@@ -111,12 +89,12 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let number = of_line(params.first, GROUP) + group.y * groups.x + group.x;
-    let slot = slot_of(number, params.first, LINE, GROUP);
-    if (slot == SLOTS) {
+    let slot = group.y;
+    let line = params.first + slot;
+    let number = number_of(line, group, groups);
+    if (number >= of_line(line + 1u, GROUP)) {
         return;
     }
-    let line = params.first + slot;
     let n = of_line(line, RANK);
     let columns = 2048u / TILE;
     let tiles = (n + TILE - 1u) / TILE;
@@ -129,10 +107,12 @@ fn main(
     var high = vec4<f32>();
     for (var start = 0u; start < n; start += TILE) {
         let walked = walk(line, start, column_start, local);
-        let values = fetch(slot, walked.start, walked.step, walked.count);
+        let x_low = fetch(slot, walked.start, walked.step, walked.count);
+        let x_high = fetch(slot, walked.start + 4u * walked.step, walked.step, max(walked.count, 4u) - 4u);
         workgroupBarrier();
-        for (var k = 0u; k < 8u; k += 1u) {
-            rows[walked.place + k * walked.place_step] = values[k];
+        for (var k = 0u; k < 4u; k += 1u) {
+            rows[walked.place + k * walked.place_step] = x_low[k];
+            rows[walked.place + (4u + k) * walked.place_step] = x_high[k];
         }
         for (var index = local; index < TILE * TILE / 4u; index += 256u) {
             matrix[index] = matrix_part(line, row_start + 4u * (index % (TILE / 4u)), start + index / (TILE / 4u));
@@ -152,11 +132,12 @@ fn main(
     }
     workgroupBarrier();
     let to = walk(line, row_start, column_start, local);
-    var values = array<f32, 8>();
-    for (var k = 0u; k < 8u; k += 1u) {
-        values[k] = rows[to.place + k * to.place_step];
+    for (var k = 0u; k < 4u; k += 1u) {
+        low[k] = rows[to.place + k * to.place_step];
+        high[k] = rows[to.place + (4u + k) * to.place_step];
     }
-    put(slot, to.start, to.step, to.count, values);
+    put(slot, to.start, to.step, to.count, low);
+    put(slot, to.start + 4u * to.step, to.step, max(to.count, 4u) - 4u, high);
 }
 
 // Four rows of column j.
