@@ -54,6 +54,7 @@ const BATCHED_PARAMS: &str = include_str!("batched_params.wgsl");
 /// The weight of a line of the right operand: the product of two powers of two, divided by that of the exponent `largest`, and
 /// 0 beyond the last line. In exponents, since the product may be beyond f32.
 const WEIGHT: &str = include_str!("weight.wgsl");
+const WEIGHTED_CONTAINER: &str = include_str!("weighted_container.wgsl");
 
 /// Finds the largest exponent of the lines of this workgroup's part of `k`.
 const LARGEST_EXPONENT: &str = include_str!("largest_exponent.wgsl");
@@ -80,8 +81,7 @@ pub(in crate::ops::matmul) struct Config {
     /// Rows and columns are multiples of the tile's; otherwise the last tiles reach beyond the result.
     pub whole_tiles: bool,
     /// Operands are moved in containers of 16 bytes, which WGSL cannot say: the text declares them as `vec4<f32>`, and
-    /// cooperative matrices of them, and [`Source::HalvedContainers`](crate::gpu::Source) makes these f16. Not for kernels
-    /// that compute with elements.
+    /// cooperative matrices of them, and [`Source::HalvedContainers`](crate::gpu::Source) makes these f16.
     pub containers: bool,
     pub kind: Kind,
 }
@@ -391,7 +391,11 @@ impl Config {
                 ),
             },
         ) + &self.writer()
-            + &if self.is_weighted() { format!("{WEIGHT}\n") } else { String::new() }
+            + &match (self.is_weighted(), self.containers) {
+                (true, true) => format!("{WEIGHT}\n{WEIGHTED_CONTAINER}\n"),
+                (true, false) => format!("{WEIGHT}\n"),
+                (false, _) => String::new(),
+            }
     }
 
     /// `write_out`: a vector of the result, where it lies within.

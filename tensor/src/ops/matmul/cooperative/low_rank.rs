@@ -10,10 +10,11 @@ use crate::ops::matmul::{Operand, Product};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
-/// Workgroups that the GPU that was measured runs at once, and the extent of a part of `k` at the least: of kernels with
-/// containers, whose slabs take 23 KiB, and of others.
-const WITH_CONTAINERS: [usize; 2] = [264, 256];
-const WITHOUT_CONTAINERS: [usize; 2] = [396, 128];
+/// Workgroups that the GPU that was measured runs at once: of kernels with containers, whose slabs take 23 KiB, and of others.
+const RESIDENT: [usize; 2] = [264, 396];
+
+/// Extent of a part of `k` at the least, where lines have weights, and elsewhere.
+const MIN_DEPTH_PER_PART: [usize; 2] = [128, 256];
 
 /// `left·right` times `alpha` and both scales: f16 `[m, rank]` and `[rank, n]`, the rank a multiple of the slab's extent.
 #[derive(Clone, Copy)]
@@ -155,13 +156,11 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
         && m.is_multiple_of(VECTOR)
         && n.is_multiple_of(THIN)
         && *k > 0
-        // The kernel that multiplies lines takes any number of them.
         && if weighted { !a.row_major && b.row_major } else { k.is_multiple_of(DEPTH) }
         && m.div_ceil(TILE) * (n / THIN) <= MAX_GROUPS;
-    let suits_vectors =
-        |vector| suits && reads_vectors(product, vector) && (vector != CONTAINER || k.is_multiple_of(THIN_DEPTH));
-    // Lines are multiplied element by element.
-    let containers = if weighted { suits_vectors(VECTOR).then_some(false)? } else { containers(gpu, suits_vectors)? };
+    // The kernel that multiplies lines takes any number of them.
+    let suits_depth = |vector| weighted || vector != CONTAINER || k.is_multiple_of(THIN_DEPTH);
+    let containers = containers(gpu, |vector| suits && reads_vectors(product, vector) && suits_depth(vector))?;
     Some(Config {
         a_depth_contiguous: a.row_major,
         b_depth_contiguous: !b.row_major,
@@ -173,7 +172,8 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
 
 /// Into how many parts `k` is split: as many as keep all multiprocessors busy.
 fn parts(config: &Config, product: &Product) -> usize {
-    let [resident, depth] = if config.containers { WITH_CONTAINERS } else { WITHOUT_CONTAINERS };
+    let is_weighted = matches!(config.kind, Kind::Thin { weighted: true, .. });
+    let (resident, depth) = (RESIDENT[usize::from(!config.containers)], MIN_DEPTH_PER_PART[usize::from(!is_weighted)]);
     let tiles = product.m.div_ceil(TILE) * (product.n / THIN);
     (resident / tiles).min(product.k / depth).max(1)
 }

@@ -100,12 +100,12 @@ fn thin(
     [weighted, transposed]: [bool; 2],
 ) -> Result<Option<String>> {
     let (m, n) = if config.whole_tiles { (2 * TILE, 2 * THIN) } else { (TILE + 72, 2 * THIN) };
-    let k = if weighted { 4 * DEPTH - 5 } else { 4 * DEPTH };
+    let k = 6 * config.step() - if weighted { 5 } else { 0 };
     let (a, expected_a) = operand(device, [m, k], config.a_depth_contiguous, 3)?;
     let (b, expected_b) = operand(device, [k, n], !config.b_depth_contiguous, 5)?;
     // Of many magnitudes, for differences between parts.
     let scale =
-        |row: usize, step: i32| if weighted { 2f32.powi(row as i32 % 3 + step * (row / 70) as i32) } else { 1.0 };
+        |row: usize, step: i32| if weighted { 2f32.powi(row as i32 % 3 + step * (2 * row / k) as i32) } else { 1.0 };
     let scales = [-3, 2].map(|step| (0..k).map(|row| scale(row, step)).collect::<Vec<f32>>());
     let weights: Vec<f32> = scales[0].iter().zip(&scales[1]).map(|(first, second)| first * second).collect();
     let expected_b = expected_b.cast(DType::F32)?.mul(&Tensor::from_slice(&Device::cpu(), &[k, 1], &weights)?)?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::generator::{MATRIX, THREADS};
+use super::generator::{CONTAINER, MATRIX, THREADS};
 
 /// Elements added to the lines of a slab.
 const PADDING: usize = 8;
@@ -42,7 +42,7 @@ pub(super) struct Side {
 impl Side {
     /// What the text calls an element: containers of eight are declared as if they held four f32, see [`crate::gpu`].
     fn element(&self) -> &'static str {
-        if self.vector == 8 { "f32" } else { "f16" }
+        if self.vector == CONTAINER { "f32" } else { "f16" }
     }
 
     /// The type of a vector.
@@ -180,9 +180,10 @@ impl Side {
         let Side { letter, slab, .. } = self;
         let apart = self.lines_between_copies() * self.line();
         let store = |copy: usize| {
-            let value = match self.weighted {
-                true => format!("vec4<f16>(vec4<f32>({letter}_next{copy}) * {letter}_weight{copy})"),
-                false => format!("{letter}_next{copy}"),
+            let value = match (self.weighted, self.vector == CONTAINER) {
+                (true, true) => format!("weighted({letter}_next{copy}, {letter}_weight{copy})"),
+                (true, false) => format!("vec4<f16>(vec4<f32>({letter}_next{copy}) * {letter}_weight{copy})"),
+                (false, _) => format!("{letter}_next{copy}"),
             };
             format!("{slab}_slab[{letter}_place + {}u] = {value};\n", copy * apart)
         };

@@ -37,10 +37,8 @@ fn configurations() -> impl Iterator<Item = Config> {
             kind,
         })
         .filter(|config| match config.kind {
-            // For one layout, and for elements.
-            Kind::Thin { weighted: true, .. } => {
-                !(config.a_depth_contiguous || config.b_depth_contiguous || config.containers)
-            }
+            // For one layout.
+            Kind::Thin { weighted: true, .. } => !(config.a_depth_contiguous || config.b_depth_contiguous),
             Kind::Large { .. } => config.whole_tiles && config.containers,
             _ => true,
         })
@@ -78,6 +76,7 @@ fn generated_text_is_as_reviewed() {
         (false, false, true, large(192, 0, false, false)),
         (true, true, true, thin(false, false)),
         (false, false, false, thin(true, true)),
+        (false, false, true, thin(true, false)),
         (false, false, true, batched(true, 2, false)),
         (true, true, true, batched(false, 0, true)),
     ] {
