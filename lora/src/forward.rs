@@ -6,6 +6,7 @@ use tensor::{Device, RandomKey, Tensor, TensorError};
 use crate::adapter_set::AdapterSet;
 use crate::batch::Batch;
 use crate::error::Result;
+use crate::linear::RoundedFactors;
 use crate::stack::AdapterStack;
 use crate::targets::ModuleShape;
 
@@ -54,17 +55,21 @@ pub struct Forward {
     pub stack: Option<AdapterStack>,
     /// Where dropout gets its masks; `None` in evaluation, which drops nothing.
     pub dropout: Option<DropoutSource>,
+    /// What its layers in mixed precision share; empty in a new pass.
+    pub rounded: RoundedFactors,
 }
 
 impl Forward {
     /// A pass that trains: recorded, and with dropout.
     pub fn training(tape: &Tape, adapters: &AdapterSet, dropout: DropoutSource) -> Self {
-        Forward { tape: tape.clone(), adapters: Some(adapters.clone()), stack: None, dropout: Some(dropout) }
+        let tape = tape.clone();
+        Forward { tape, adapters: Some(adapters.clone()), dropout: Some(dropout), ..Forward::evaluation(None) }
     }
 
     /// A pass that only computes: nothing is recorded, nothing is dropped.
     pub fn evaluation(adapters: Option<&AdapterSet>) -> Self {
-        Forward { tape: Tape::inference(), adapters: adapters.cloned(), stack: None, dropout: None }
+        let rounded = RoundedFactors::default();
+        Forward { tape: Tape::inference(), adapters: adapters.cloned(), stack: None, dropout: None, rounded }
     }
 
     /// A pass that only computes, for several adapters at once: the input is a batch for each, one after another, as
@@ -104,7 +109,10 @@ impl Forward {
         // The tape keeps the segment, so the segment must not hold the tape: neither would ever be freed.
         let (adapters, stack, dropout) = (self.adapters.clone(), self.stack.clone(), self.dropout);
         self.tape.checkpoint(inputs, move |tape, inputs| {
-            let forward = Forward { tape: tape.clone(), adapters: adapters.clone(), stack: stack.clone(), dropout };
+            // What a segment rounds is gone with it, as its activations are.
+            let rounded = RoundedFactors::default();
+            let (tape, adapters, stack) = (tape.clone(), adapters.clone(), stack.clone());
+            let forward = Forward { tape, adapters, stack, dropout, rounded };
             segment(&forward, inputs)
         })
     }

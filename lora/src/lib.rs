@@ -67,7 +67,7 @@ pub use files::{read_small, write_replaceable, write_whole, write_whole_with};
 pub use forward::{DropoutSource, Forward, Model};
 pub use init::{Initialisation, kaiming_uniform};
 pub use labelled::{LabelledSequences, SequenceLabels};
-pub use linear::Linear;
+pub use linear::{Linear, RoundedFactors};
 pub use masked::{MaskedSequences, MaskingTokens};
 pub use metrics::MetricsWriter;
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, little_endian_bytes, read_adapter_origin};

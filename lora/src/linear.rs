@@ -14,11 +14,13 @@ use crate::targets::ModuleShape;
 mod adapted;
 mod decomposed;
 mod mixed;
+mod rounded_factors;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use decomposed::row_norms;
+pub use rounded_factors::RoundedFactors;
 
 /// A frozen linear layer, `y = x·Wᵀ + bias`, plus `s·(dropout(x)·Aᵀ)·Bᵀ` where the pass has an adapter for its name. Where
 /// the pass has trained copies of its weight and bias, these take their place.
@@ -197,7 +199,8 @@ impl Linear {
         let trains = forward.dropout.is_some();
         let is_plain = dropout.is_none() && subtracted.is_none() && adapter.magnitude.is_none();
         if trains && is_plain && is_mixed(&self.weight) {
-            return self.with_rounded_factors(x, &a, &b, bias.as_ref(), adapter.scaling);
+            let factors = forward.rounded.of(set, adapter)?;
+            return self.with_rounded_factors(x, [&a, &b], factors, bias.as_ref(), adapter.scaling);
         }
         let update = Update {
             scaling: adapter.scaling,

@@ -85,7 +85,7 @@ on_each_backend! {
         let run = |model: &Deberta, step: Option<u64>| {
             let tape = Tape::new();
             let dropout = step.map(|step| DropoutSource { seed: 5, step });
-            let forward = Forward { tape: tape.clone(), adapters: Some(adapters.clone()), stack: None, dropout };
+            let forward = Forward { tape: tape.clone(), dropout, ..Forward::evaluation(Some(&adapters)) };
             let loss = model.loss(&forward, &batch).expect("a loss");
             let gradients = tape.backward(&loss).expect("gradients");
             let all = gradients.iter().flat_map(|(_, gradient)| values(gradient)).collect::<Vec<_>>();
@@ -112,7 +112,7 @@ on_each_backend! {
         let batch = classes(2, 12, ids(24), None).to_device(device).expect("a batch");
         let loss = |model: &Deberta, train: bool| {
             let dropout = train.then_some(DropoutSource { seed: 5, step: 0 });
-            let forward = Forward { tape: Tape::inference(), adapters: None, stack: None, dropout };
+            let forward = Forward { dropout, ..Forward::evaluation(None) };
             values(model.loss(&forward, &batch).expect("a loss").tensor())[0]
         };
         let plain = build(none);

@@ -44,7 +44,7 @@ on_each_backend! {
         let (embedding, set, ids) = case(device);
         let gradients = |lookup: bool| {
             let tape = Tape::new();
-            let forward = Forward { tape: tape.clone(), adapters: Some(set.clone()), stack: None, dropout: None };
+            let forward = Forward { tape: tape.clone(), ..Forward::evaluation(Some(&set)) };
             let y = if lookup {
                 embedding.forward(&forward, &ids).unwrap()
             } else {
@@ -99,7 +99,7 @@ on_each_backend! {
         let names = ["tokens.lora_embedding_A", "tokens.lora_embedding_B", "tokens.lora_magnitude_vector"];
         let gradients = |lookup: bool| {
             let tape = Tape::new();
-            let forward = Forward { tape: tape.clone(), adapters: Some(set.clone()), stack: None, dropout: None };
+            let forward = Forward { tape: tape.clone(), ..Forward::evaluation(Some(&set)) };
             let y = if lookup {
                 embedding.forward(&forward, &ids).unwrap()
             } else {

@@ -1,7 +1,9 @@
 //! A linear layer with an adapter in training with mixed precision: all operands of its products have 16 bits.
 
 use autograd::{Gradient, KeptRows, Operand, Totals, Var, record_accumulating};
-use tensor::{Addends, LowRankTerm, Projection, Result, RoundedFactor, Shape, Tensor};
+use tensor::{
+    Addends, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, Shape, Tensor, factor_gradients,
+};
 
 use super::rows::bias_gradient;
 use super::{Linear, product_onto};
@@ -9,17 +11,16 @@ use super::{Linear, product_onto};
 impl Linear {
     /// `y = x·Wᵀ + bias + s·(x·Aᵀ)·Bᵀ` as one recorded operation, with an f16 weight. Besides x and dy, as in every layer in
     /// mixed precision, the factors are rounded to 16 bits, and so are their products with x and dy; sums and all results are
-    /// f32. See [`MixedRule`].
+    /// f32. `rounded_a` and `rounded_b` are the values of `a` and `b`. See [`MixedRule`].
     pub(super) fn with_rounded_factors(
         &self,
         x: &Operand,
-        a: &Var,
-        b: &Var,
+        [a, b]: [&Var; 2],
+        [rounded_a, rounded_b]: [RoundedFactor; 2],
         bias: Option<&Var>,
         scaling: f32,
     ) -> Result<Var> {
         let rows = x.row_scaled()?;
-        let (rounded_a, rounded_b) = (a.tensor().rounded_factor(0)?, b.tensor().rounded_factor(1)?);
         let h = rows.project(&rounded_a)?;
         let term = LowRankTerm { projection: &h, factor: &rounded_b, alpha: scaling };
         let addends = Addends { low_rank: Some(term), bias: bias.map(Var::tensor), onto: None };
@@ -65,10 +66,13 @@ impl MixedRule {
             totals.add(3, bias_gradient(&dy)?)?;
         }
         let dy = dy.row_scaled()?;
-        totals.add(2, dy.factor_gradient(&self.h, &self.b, self.scaling)?)?;
-        let g = dy.project(&self.b)?;
-        totals.add(1, self.x.rows()?.factor_gradient(&g, &self.a, self.scaling)?)?;
-        drop(self.h);
+        let (x, g) = (self.x.rows()?, dy.project(&self.b)?);
+        let of_a = FactorGradient { matrix: &x, projection: &g, like: &self.a };
+        let of_b = FactorGradient { matrix: &dy, projection: &self.h, like: &self.b };
+        let [da, db] = factor_gradients(self.scaling, [of_a, of_b])?;
+        totals.add(1, da)?;
+        totals.add(2, db)?;
+        drop((x, self.h));
         if self.input_needs_gradient {
             let low_rank = Some(LowRankTerm { projection: &g, factor: &self.a, alpha: self.scaling });
             totals.update(0, |total| {

@@ -191,7 +191,8 @@ on_each_backend! {
                     let y = match (fused, rounded) {
                         (true, true) => {
                             let bias = layer.bias.clone().map(Var::constant);
-                            layer.with_rounded_factors(&Operand::from(&x), &a, &b, bias.as_ref(), 0.8)?
+                            let factors = [a.tensor().rounded_factor(0)?, b.tensor().rounded_factor(1)?];
+                            layer.with_rounded_factors(&Operand::from(&x), [&a, &b], factors, bias.as_ref(), 0.8)?
                         }
                         (true, false) => with_factors(&layer, &x, &a, &b, 0.8, dropout)?,
                         (false, _) => composed(&layer, &x, &a, &b, 0.8, dropout)?,

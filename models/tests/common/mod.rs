@@ -79,7 +79,7 @@ pub fn shifted(labels: &[i64], sequence: usize) -> Vec<i32> {
 
 /// A pass that records and drops nothing.
 pub fn recorded(tape: &Tape, adapters: &AdapterSet) -> Forward {
-    Forward { tape: tape.clone(), adapters: Some(adapters.clone()), stack: None, dropout: None }
+    Forward { tape: tape.clone(), ..Forward::evaluation(Some(adapters)) }
 }
 
 /// Loss of a batch without recording.

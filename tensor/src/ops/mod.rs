@@ -45,7 +45,7 @@ pub use embedding::embedding_gradient;
 pub use gated_unit::{RoundedGate, silu_mul_backward};
 pub use gather::{check_ids, scatter_add};
 pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
-pub use low_rank::{LowRankTerm, Projection, RoundedFactor};
+pub use low_rank::{FactorGradient, LowRankTerm, Projection, RoundedFactor, factor_gradients, round_factors};
 pub use matmul::Addends;
 pub use mixed_attention::MixedAttention;
 pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_backward, rms_norm_weight_gradient};

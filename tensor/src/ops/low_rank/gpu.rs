@@ -1,70 +1,103 @@
-//! Launches of `factor.wgsl`.
+//! Launches of `factor.wgsl`, several factors each.
 
 use super::super::row_scaled::EXPONENTS;
+use super::PaddedFactor;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source};
+use crate::ops::slots;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
-const FACTOR: &str = include_str!("factor.wgsl");
+const NAME: &str = "rounded_factor";
 
-/// Workgroups that look for the largest magnitude at most, one result each.
+/// Factors that one launch takes at the most: what describes them must fit the parameter block.
+const SLOTS: usize = 6;
+
+/// Workgroups that look for a factor's largest magnitude at most, one result each, and that round it.
 const MAXIMA: usize = 128;
 
 /// Elements that a workgroup looks at, or writes, at the least.
 const SHARE: usize = 1024;
 
-/// Elements of a factor up to which every workgroup looks at all of them, which saves a launch.
+/// Elements of a factor up to which every workgroup looks at all of them, which may save a launch.
 const SMALL: usize = 8192;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct FactorParams {
-    offset: u32,
-    rows: u32,
-    columns: u32,
-    padded_columns: u32,
-    words: u32,
-    maxima: u32,
+struct Params {
+    offsets: [u32; SLOTS],
+    rows: [u32; SLOTS],
+    columns: [u32; SLOTS],
+    padded_columns: [u32; SLOTS],
+    words: [u32; SLOTS],
     lowest: i32,
     highest: i32,
 }
 
-/// See [`Tensor::rounded_factor`]; `x` is contiguous and has elements.
-pub(super) fn round_factor(gpu: &Gpu, x: &Tensor, padded: Shape) -> Result<(Tensor, Tensor)> {
-    const NAME: &str = "rounded_factor";
-    let small = x.elements() <= SMALL;
-    let groups = if small { 1 } else { x.elements().div_ceil(SHARE).min(MAXIMA) };
-    let maxima = Tensor::uninitialised(x.device(), NAME, Shape::new(&[groups])?, DType::U32)?;
-    let values = Tensor::uninitialised(x.device(), NAME, padded, DType::F16)?;
-    let scale = Tensor::uninitialised(x.device(), NAME, Shape::new(&[1])?, DType::F32)?;
-    // A factor with an odd width begins its rows within words; rows of its storage are whole words.
-    let words = padded.elements().div_ceil(2);
-    let params = FactorParams {
-        offset: x.layout.offset as u32,
-        rows: x.shape()[0] as u32,
-        columns: x.shape()[1] as u32,
-        padded_columns: padded[1] as u32,
-        words: words as u32,
-        maxima: groups as u32,
-        lowest: EXPONENTS[0],
-        highest: EXPONENTS[1],
-    };
-    if !small {
-        Dispatch::new("factor_maxima", "find_maxima", Source::Wgsl(FACTOR))
-            .read(x)
-            .write(&maxima)
-            .params(&params)
-            .run(gpu, [groups as u32, 1, 1])?;
+impl Params {
+    fn of(factors: &[PaddedFactor]) -> Self {
+        let each = |value: &dyn Fn(&PaddedFactor) -> usize| {
+            let mut values = [0; SLOTS];
+            values.iter_mut().zip(factors).for_each(|(slot, factor)| *slot = value(factor) as u32);
+            values
+        };
+        Params {
+            offsets: each(&|factor| factor.x.layout.offset),
+            rows: each(&|factor| factor.x.shape()[0]),
+            columns: each(&|factor| factor.x.shape()[1]),
+            padded_columns: each(&|factor| factor.shape[1]),
+            words: each(&PaddedFactor::words),
+            lowest: EXPONENTS[0],
+            highest: EXPONENTS[1],
+        }
     }
-    let (name, entry) = if small { ("factor_round_small", "round_small") } else { ("factor_round", "round") };
-    Dispatch::new(name, entry, Source::Wgsl(FACTOR))
-        .read(x)
-        .write(&maxima)
-        .write(&values)
-        .write(&scale)
-        .params(&params)
-        .run(gpu, [words.div_ceil(SHARE / 2).min(MAXIMA) as u32, 1, 1])?;
-    Ok((values, scale))
+}
+
+impl PaddedFactor {
+    /// 32-bit words of the result. A factor with an odd width begins its rows within words.
+    fn words(&self) -> usize {
+        self.shape.elements().div_ceil(2)
+    }
+}
+
+/// See [`super::round_factors`].
+pub(super) fn round_factors(gpu: &Gpu, factors: &[PaddedFactor]) -> Result<Vec<(Tensor, Tensor)>> {
+    let sizes: Vec<usize> = factors.iter().map(|factor| factor.shape.elements()).collect();
+    let mut rounded = Vec::with_capacity(factors.len());
+    for run in slots::runs(&sizes, slots::capacity_up_to(gpu, 3, 1, SLOTS)) {
+        rounded.extend(round_together(gpu, &factors[run])?);
+    }
+    Ok(rounded)
+}
+
+/// [`round_factors`] of no more than a launch takes.
+fn round_together(gpu: &Gpu, factors: &[PaddedFactor]) -> Result<Vec<(Tensor, Tensor)>> {
+    let device = factors[0].x.device();
+    let outputs = factors.iter().map(|factor| {
+        let values = Tensor::uninitialised(device, NAME, factor.shape, DType::F16)?;
+        Ok((values, Tensor::uninitialised(device, NAME, Shape::new(&[1])?, DType::F32)?))
+    });
+    let outputs: Vec<(Tensor, Tensor)> = outputs.collect::<Result<_>>()?;
+    let maxima = Tensor::uninitialised(device, NAME, Shape::new(&[factors.len() * MAXIMA])?, DType::U32)?;
+    let slots = factors.len();
+    let source = move || slots::expand(include_str!("factor.wgsl"), slots);
+    let params = Params::of(factors);
+    let largest = factors.iter().map(|factor| factor.x.elements()).max().unwrap_or(0);
+    let words = factors.iter().map(PaddedFactor::words).max().unwrap_or(0);
+    let launches = [
+        ("factor_maxima", "find_maxima", if largest > SMALL { largest.div_ceil(SHARE) } else { 0 }),
+        ("factor_round", "round", words.div_ceil(SHARE / 2)),
+    ];
+    for (name, entry, groups) in launches.into_iter().filter(|&(.., groups)| groups > 0) {
+        let mut dispatch = Dispatch::new(format!("{name}_{slots}"), entry, Source::Generated(&source)).write(&maxima);
+        for (factor, (values, scale)) in factors.iter().zip(&outputs) {
+            dispatch = dispatch.read(&factor.x).write(values).write(scale);
+        }
+        for (constant, value) in [("MAXIMA", MAXIMA), ("SHARE", SHARE), ("SMALL", SMALL)] {
+            dispatch = dispatch.constant(constant, value as f64);
+        }
+        dispatch.params(&params).run(gpu, [groups.min(MAXIMA) as u32, slots as u32, 1])?;
+    }
+    Ok(outputs)
 }

@@ -27,12 +27,14 @@ use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
 use crate::ops::RowScaled;
-use crate::ops::matmul::cooperative::{self, LowRankUpdate, ThinProduct};
+use crate::ops::matmul::cooperative::{self, LowRankUpdate, ThinGradient, ThinProduct};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
 /// The rank is padded with zeros to a multiple of this many, which kernels take at a time.
 const RANK_STEP: usize = 32;
+
+const ROUNDED_FACTOR: &str = "rounded_factor";
 
 /// H is at most this.
 const LARGEST_PROJECTION: usize = 1 << 15;
@@ -78,22 +80,56 @@ impl Tensor {
     /// [`TensorError::Shape`] where this is no matrix or has no elements, [`TensorError::Axis`] for another axis,
     /// [`TensorError::DType`] for other types than f32, or the device's own errors.
     pub fn rounded_factor(&self, rank_axis: usize) -> Result<RoundedFactor> {
-        const NAME: &str = "rounded_factor";
-        self.expect_dtype(NAME, DType::F32)?;
-        self.check_axis(NAME, rank_axis)?;
-        if self.rank() != 2 || self.elements() == 0 {
+        // Proof: one factor comes of one.
+        Ok(round_factors(&[(self, rank_axis)])?.pop().expect("a factor"))
+    }
+}
+
+/// [`Tensor::rounded_factor`] of several factors, each with its rank's axis, at the cost of few: they share their launches.
+///
+/// # Errors
+/// As [`Tensor::rounded_factor`], and [`TensorError::DeviceMismatch`] for factors on several devices.
+pub fn round_factors(factors: &[(&Tensor, usize)]) -> Result<Vec<RoundedFactor>> {
+    let Some((first, _)) = factors.first() else { return Ok(Vec::new()) };
+    let padded: Vec<PaddedFactor> =
+        factors.iter().map(|&(x, axis)| PaddedFactor::of(x, axis)).collect::<Result<_>>()?;
+    for factor in &padded {
+        first.expect_same_device(ROUNDED_FACTOR, &factor.x)?;
+    }
+    let rounded = match first.device().backend() {
+        Backend::Cpu => padded.iter().map(cpu::round_factor).collect::<Result<_>>()?,
+        Backend::Gpu(device) => gpu::round_factors(device, &padded)?,
+    };
+    let together = rounded.into_iter().zip(factors);
+    Ok(together
+        .map(|((values, scale), &(x, rank_axis))| RoundedFactor {
+            values,
+            scale,
+            rank_axis,
+            rank: x.shape()[rank_axis],
+        })
+        .collect())
+}
+
+/// A factor to be rounded.
+struct PaddedFactor {
+    /// f32, contiguous; it has elements.
+    x: Tensor,
+    /// The shape with the rank padded.
+    shape: Shape,
+}
+
+impl PaddedFactor {
+    fn of(x: &Tensor, rank_axis: usize) -> Result<Self> {
+        x.expect_dtype(ROUNDED_FACTOR, DType::F32)?;
+        x.check_axis(ROUNDED_FACTOR, rank_axis)?;
+        if x.rank() != 2 || x.elements() == 0 {
             let expected = "a factor [rank, width] or [width, rank]".into();
-            return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
+            return Err(TensorError::Shape { operation: ROUNDED_FACTOR, expected, found: *x.shape() });
         }
-        let rank = self.shape()[rank_axis];
-        let mut extents = [self.shape()[0], self.shape()[1]];
-        extents[rank_axis] = rank.next_multiple_of(RANK_STEP);
-        let (x, padded) = (self.contiguous()?, Shape::new(&extents)?);
-        let (values, scale) = match self.device().backend() {
-            Backend::Cpu => cpu::round_factor(&x, padded)?,
-            Backend::Gpu(device) => gpu::round_factor(device, &x, padded)?,
-        };
-        Ok(RoundedFactor { values, scale, rank_axis, rank })
+        let mut extents = [x.shape()[0], x.shape()[1]];
+        extents[rank_axis] = extents[rank_axis].next_multiple_of(RANK_STEP);
+        Ok(PaddedFactor { x: x.contiguous()?, shape: Shape::new(&extents)? })
     }
 }
 
@@ -159,30 +195,59 @@ impl RowScaled {
         };
         Ok(Projection { values, row_scales: self.scales().clone(), factor_scale: factor.scale.clone(), multiple })
     }
+}
 
-    /// `alpha·Mᵀ·P` for this matrix M and a projection P of another matrix with as many rows: the gradient of `like`, in f32
-    /// and of its shape.
-    ///
-    /// # Errors
-    /// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DeviceMismatch`], or the device's own
-    /// errors.
-    pub fn factor_gradient(&self, projection: &Projection, like: &RoundedFactor, alpha: f32) -> Result<Tensor> {
+/// The gradient of a factor, but for a multiple: `Mᵀ·P` for a matrix M and a projection P of another matrix with as many rows.
+#[derive(Clone, Copy, Debug)]
+pub struct FactorGradient<'a> {
+    /// M.
+    pub matrix: &'a RowScaled,
+    /// P.
+    pub projection: &'a Projection,
+    /// The factor.
+    pub like: &'a RoundedFactor,
+}
+
+/// `alpha` times each product, in f32 and of its factor's shape. Several cost fewer launches together than one by one.
+///
+/// # Errors
+/// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DeviceMismatch`], or the device's own errors.
+pub fn factor_gradients<const N: usize>(alpha: f32, gradients: [FactorGradient<'_>; N]) -> Result<[Tensor; N]> {
+    for gradient in &gradients {
+        gradient.check()?;
+    }
+    let wide: Vec<Tensor> = gradients.iter().map(|gradient| gradient.matrix.values().t()).collect::<Result<_>>()?;
+    let thin: Vec<_> = gradients.iter().zip(&wide).map(|(gradient, wide)| gradient.thin(wide, alpha)).collect();
+    let computed = cooperative::factor_gradients(&thin)?;
+    let rest = computed.into_iter().zip(&thin).zip(&gradients).map(|((computed, thin), gradient)| match computed {
+        Some(computed) => Ok(computed),
+        None => composed::factor_gradient(thin, gradient.like.rank),
+    });
+    let results: Vec<Tensor> = rest.collect::<Result<_>>()?;
+    // Proof: one result for each gradient.
+    Ok(results.try_into().expect("N gradients"))
+}
+
+impl FactorGradient<'_> {
+    fn check(&self) -> Result<()> {
         const NAME: &str = "factor_gradient";
-        let rows = self.values().shape()[0];
-        self.values().expect_same_device(NAME, &projection.values)?;
-        self.values().expect_shape(NAME, &[rows, like.width()])?;
-        projection.values.expect_shape(NAME, &[rows, like.rank.next_multiple_of(RANK_STEP)])?;
-        let wide = self.values().t()?;
-        let thin = ThinProduct {
-            wide: &wide,
+        let FactorGradient { matrix, projection, like } = self;
+        let rows = matrix.values().shape()[0];
+        matrix.values().expect_same_device(NAME, &projection.values)?;
+        matrix.values().expect_shape(NAME, &[rows, like.width()])?;
+        projection.values.expect_shape(NAME, &[rows, like.rank.next_multiple_of(RANK_STEP)])
+    }
+
+    /// As kernels take it; `wide` is the matrix's transpose.
+    fn thin<'a>(&'a self, wide: &'a Tensor, alpha: f32) -> ThinGradient<'a> {
+        let FactorGradient { matrix, projection, like } = self;
+        let product = ThinProduct {
+            wide,
             thin: &projection.values,
-            row_scales: Some([self.scales(), &projection.row_scales]),
+            row_scales: Some([matrix.scales(), &projection.row_scales]),
             transposed: like.rank_axis == 0,
         };
-        let (scale, alpha) = (&projection.factor_scale, alpha * projection.multiple);
-        match cooperative::factor_gradient(&thin, like.shape(), scale, alpha)? {
-            Some(gradient) => Ok(gradient),
-            None => composed::factor_gradient(&thin, like.rank, scale, alpha),
-        }
+        let alpha = alpha * projection.multiple;
+        ThinGradient { product, shape: like.shape(), scale: &projection.factor_scale, alpha }
     }
 }

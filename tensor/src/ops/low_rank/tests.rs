@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use crate::testing::{check, on_each_backend};
-use crate::{Addends, DType, Device, LowRankTerm, Result, Tensor, f16};
+use crate::{
+    Addends, DType, Device, FactorGradient, LowRankTerm, Result, Tensor, f16, factor_gradients, round_factors,
+};
 
 /// A matrix of f32 numbers with rows of magnitudes of their own.
 #[derive(Clone, Debug)]
@@ -136,9 +138,12 @@ on_each_backend! {
                 assert!((f64::from(added[i]) - more - want).abs() <= bound, "{} for {more} + {want}", added[i]);
             }
 
-            let db = rounded_dy.factor_gradient(&h, &factor_b, alpha)?;
             let g = rounded_dy.project(&factor_b)?;
-            let da = rounded_x.factor_gradient(&g, &factor_a, alpha)?;
+            let of_b = FactorGradient { matrix: &rounded_dy, projection: &h, like: &factor_b };
+            let of_a = FactorGradient { matrix: &rounded_x, projection: &g, like: &factor_a };
+            let [db, da] = factor_gradients(alpha, [of_b, of_a])?;
+            let [alone] = factor_gradients(alpha, [of_a])?;
+            assert_eq!(alone.to_vec::<f32>()?, da.to_vec::<f32>()?);
             let exact_g = dy.times(&b);
             let columns = a.rows;
             let exact = |values: &[(f64, f64)]| Matrix { rows: x.rows, columns, values: values.iter().map(|v| v.0 as f32).collect() };
@@ -169,9 +174,10 @@ on_each_backend! {
         let b = Tensor::from_slice(device, &[32, 4], &numbers(128, 17)).unwrap().rounded_factor(1).unwrap();
         let gradients = |loss_scale: f32| {
             let dy = dy.affine(loss_scale, 0.0).unwrap().row_scaled().unwrap();
-            let of_b = dy.factor_gradient(&x.project(&a).unwrap(), &b, 2.0).unwrap();
-            let of_a = x.factor_gradient(&dy.project(&b).unwrap(), &a, 2.0).unwrap();
-            [of_a, of_b].map(|gradient| gradient.to_vec::<f32>().unwrap()).concat()
+            let (h, g) = (x.project(&a).unwrap(), dy.project(&b).unwrap());
+            let of_b = FactorGradient { matrix: &dy, projection: &h, like: &b };
+            let of_a = FactorGradient { matrix: &x, projection: &g, like: &a };
+            factor_gradients(2.0, [of_a, of_b]).unwrap().map(|gradient| gradient.to_vec::<f32>().unwrap()).concat()
         };
         let plain = gradients(1.0);
         assert!(plain.iter().any(|&x| x != 0.0));
@@ -190,11 +196,43 @@ on_each_backend! {
         let (x, a) = (ones(&[5, 4]).row_scaled().unwrap(), ones(&[2, 3]).rounded_factor(0).unwrap());
         assert!(x.project(&a).unwrap_err().to_string().starts_with("project: expected "));
         let (other, b) = (ones(&[6, 4]).row_scaled().unwrap(), ones(&[2, 4]).rounded_factor(0).unwrap());
-        assert!(x.factor_gradient(&other.project(&b).unwrap(), &b, 1.0).is_err());
+        let projection = other.project(&b).unwrap();
+        assert!(factor_gradients(1.0, [FactorGradient { matrix: &x, projection: &projection, like: &b }]).is_err());
+        let message = round_factors(&[(&ones(&[2, 3]), 0), (&ones(&[2]), 0)]).unwrap_err().to_string();
+        assert!(message.ends_with("found shape [2]"), "{message}");
+    }
+
+    fn factors_are_rounded_together_as_alone(device) {
+        // Small and large ones, some as views of something larger, more than one launch takes.
+        let numbers = |rows: usize, columns: usize, exponent: i32| {
+            let values: Vec<f32> = (0..rows * columns).map(|i| (i * 37 % 1009) as f32 * 2f32.powi(exponent)).collect();
+            Tensor::from_vec(device, &[rows, columns], values).unwrap()
+        };
+        let factors: Vec<(Tensor, usize)> = (0..8)
+            .map(|i| match i % 4 {
+                0 => (numbers(4, 100 + i, -20), 0),
+                1 => (numbers(3000, 8, i as i32), 1),
+                2 => (numbers(20, 70, 3).slice(0, 5, 9 + i).unwrap(), 0),
+                _ => (numbers(33, 700, -60), 0),
+            })
+            .collect();
+        let borrowed: Vec<(&Tensor, usize)> = factors.iter().map(|(factor, axis)| (factor, *axis)).collect();
+        let together = round_factors(&borrowed).unwrap();
+        assert_eq!(together.len(), factors.len());
+        for (rounded, (factor, axis)) in together.iter().zip(&factors) {
+            let alone = factor.rounded_factor(*axis).unwrap();
+            assert_eq!(rounded.shape(), alone.shape());
+            assert_eq!(rounded.scale.to_vec::<f32>().unwrap(), alone.scale.to_vec::<f32>().unwrap());
+            assert_eq!(rounded.values.to_vec::<f16>().unwrap(), alone.values.to_vec::<f16>().unwrap());
+        }
+        assert!(round_factors(&[]).unwrap().is_empty());
     }
 }
 
 #[test]
 fn the_kernel_is_valid_wgsl() {
-    crate::gpu::validate("factor", include_str!("factor.wgsl"), &[]);
+    let constants = [("MAXIMA", 128.0), ("SHARE", 1024.0), ("SMALL", 8192.0)];
+    for slots in 1..=6 {
+        crate::gpu::validate("factor", &crate::ops::slots::expand(include_str!("factor.wgsl"), slots), &constants);
+    }
 }

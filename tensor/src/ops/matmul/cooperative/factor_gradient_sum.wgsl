@@ -1,19 +1,21 @@
-// Adds the parts of a thin product in order, times alpha and a scale; leaves out what pads the rank. One invocation an
-// element.
+// Adds the parts of thin products in order, times alpha and a scale; leaves out what pads the rank. One invocation an
+// element; z of the grid runs over the slots. A template: see ops/slots.rs.
 
 struct Params {
-    count: u32,
-    columns: u32,
+    counts: array<u32, 2>,
+    columns: array<u32, 2>,
     // Elements of a part, and of a row of it.
-    part: u32,
-    part_columns: u32,
-    parts: u32,
-    alpha: f32,
+    part: array<u32, 2>,
+    part_columns: array<u32, 2>,
+    parts: array<u32, 2>,
+    alpha: array<f32, 2>,
 }
 
-@group(0) @binding(0) var<storage, read> partial_sums: array<f32>;
-@group(0) @binding(1) var<storage, read_write> out: array<f32>;
-@group(0) @binding(2) var<storage, read> scale: array<f32>;
+// for each slot
+@group(0) @binding(3 * SLOT) var<storage, read> partial_sums_SLOT: array<f32>;
+@group(0) @binding(3 * SLOT + 1) var<storage, read_write> out_SLOT: array<f32>;
+@group(0) @binding(3 * SLOT + 2) var<storage, read> scale_SLOT: array<f32>;
+// end
 var<immediate> params: Params;
 
 @compute @workgroup_size(256)
@@ -23,24 +25,23 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let i = linear_id(local, group, groups, 256u);
-    if (i >= params.count) {
-        return;
+    // for each slot
+    if (group.z == SLOTu && i < params.counts[SLOT]) {
+        let place = i / params.columns[SLOT] * params.part_columns[SLOT] + i % params.columns[SLOT];
+        let parts = params.parts[SLOT];
+        var sum = 0.0;
+        for (var part = 0u; part < parts; part += 4u) {
+            // Asked for together, since memory is far away.
+            let a = partial_sums_SLOT[min(part, parts - 1u) * params.part[SLOT] + place];
+            let b = partial_sums_SLOT[min(part + 1u, parts - 1u) * params.part[SLOT] + place];
+            let c = partial_sums_SLOT[min(part + 2u, parts - 1u) * params.part[SLOT] + place];
+            let d = partial_sums_SLOT[min(part + 3u, parts - 1u) * params.part[SLOT] + place];
+            sum += a;
+            sum += select(0.0, b, part + 1u < parts);
+            sum += select(0.0, c, part + 2u < parts);
+            sum += select(0.0, d, part + 3u < parts);
+        }
+        out_SLOT[i] = sum * params.alpha[SLOT] * scale_SLOT[0];
     }
-    let place = i / params.columns * params.part_columns + i % params.columns;
-    var sum = 0.0;
-    for (var part = 0u; part < params.parts; part += 4u) {
-        // Asked for together, since memory is far away.
-        let a = part_sum(place, part);
-        let b = part_sum(place, part + 1u);
-        let c = part_sum(place, part + 2u);
-        let d = part_sum(place, part + 3u);
-        sum = (((sum + a) + b) + c) + d;
-    }
-    out[i] = sum * params.alpha * scale[0];
-}
-
-// Zero beyond the last part.
-fn part_sum(place: u32, part: u32) -> f32 {
-    let value = partial_sums[min(part, params.parts - 1u) * params.part + place];
-    return select(0.0, value, part < params.parts);
+    // end
 }

@@ -7,6 +7,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source, linear_grid};
 use crate::ops::matmul::{Operand, Product};
+use crate::ops::slots;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -88,34 +89,61 @@ pub(in crate::ops) fn project(thin: &ThinProduct<'_>, alpha: f32) -> Result<Opti
     Ok(Some(out))
 }
 
-/// `alpha` times the product and the thin operand's scale (f32 `[1]`), cut to `shape`: the rank without its padding and the wide
-/// operand's rows, in the product's order. `None` where the device or the shape does not suit.
-pub(in crate::ops) fn factor_gradient(
-    thin: &ThinProduct<'_>,
-    shape: [usize; 2],
-    scale: &Tensor,
-    alpha: f32,
-) -> Result<Option<Tensor>> {
-    let device = thin.wide.device();
-    let Backend::Gpu(gpu) = device.backend() else { return Ok(None) };
-    let Some(partial_sums) = partial_sums(gpu, thin)? else { return Ok(None) };
-    let out = Tensor::uninitialised(device, "factor_gradient", Shape::new(&shape)?, DType::F32)?;
-    let [parts, rows, columns] = [0, 1, 2].map(|axis| partial_sums.shape()[axis]);
-    let params = GradientParams {
-        count: out.elements() as u32,
-        columns: shape[1] as u32,
-        part: (rows * columns) as u32,
-        part_columns: columns as u32,
-        parts: parts as u32,
-        alpha,
+/// `alpha` times a product and the thin operand's `scale` (f32 `[1]`), cut to `shape`: the rank without its padding and the wide
+/// operand's rows, in the product's order.
+pub(in crate::ops) struct ThinGradient<'a> {
+    pub product: ThinProduct<'a>,
+    pub shape: [usize; 2],
+    pub scale: &'a Tensor,
+    pub alpha: f32,
+}
+
+/// Gradients whose parts one launch adds up at the most.
+const SLOTS: usize = 2;
+
+/// The gradients; `None` in place of each that the device or its shape does not suit.
+pub(in crate::ops) fn factor_gradients(gradients: &[ThinGradient<'_>]) -> Result<Vec<Option<Tensor>>> {
+    let mut results = vec![None; gradients.len()];
+    let Some(Backend::Gpu(gpu)) = gradients.first().map(|first| first.scale.device().backend()) else {
+        return Ok(results);
     };
-    Dispatch::new("factor_gradient_sum", "main", Source::Wgsl(include_str!("factor_gradient_sum.wgsl")))
-        .read(&partial_sums)
-        .write(&out)
-        .read(scale)
-        .params(&params)
-        .run(gpu, linear_grid(out.elements(), 256))?;
-    Ok(Some(out))
+    let mut sums = Vec::with_capacity(gradients.len());
+    for (index, gradient) in gradients.iter().enumerate() {
+        if let Some(partial_sums) = partial_sums(gpu, &gradient.product)? {
+            sums.push((index, gradient, partial_sums));
+        }
+    }
+    for sums in sums.chunks(slots::capacity_up_to(gpu, 3, 0, SLOTS)) {
+        for ((index, ..), gradient) in sums.iter().zip(add_parts(gpu, sums)?) {
+            results[*index] = Some(gradient);
+        }
+    }
+    Ok(results)
+}
+
+/// What the parts of each gradient add up to, in one launch.
+fn add_parts(gpu: &Gpu, sums: &[(usize, &ThinGradient<'_>, Tensor)]) -> Result<Vec<Tensor>> {
+    let outputs = sums.iter().map(|(_, gradient, partial_sums)| {
+        Tensor::uninitialised(partial_sums.device(), "factor_gradient", Shape::new(&gradient.shape)?, DType::F32)
+    });
+    let outputs: Vec<Tensor> = outputs.collect::<Result<_>>()?;
+    let mut params: GradientParams = bytemuck::Zeroable::zeroed();
+    let slots = sums.len();
+    let source = move || slots::expand(include_str!("factor_gradient_sum.wgsl"), slots);
+    let mut dispatch = Dispatch::new(format!("factor_gradient_sum_{slots}"), "main", Source::Generated(&source));
+    for (slot, ((_, gradient, partial_sums), out)) in sums.iter().zip(&outputs).enumerate() {
+        let [parts, rows, columns] = [0, 1, 2].map(|axis| partial_sums.shape()[axis]);
+        params.counts[slot] = out.elements() as u32;
+        params.columns[slot] = gradient.shape[1] as u32;
+        params.part[slot] = (rows * columns) as u32;
+        params.part_columns[slot] = columns as u32;
+        params.parts[slot] = parts as u32;
+        params.alpha[slot] = gradient.alpha;
+        dispatch = dispatch.read(partial_sums).write(out).read(gradient.scale);
+    }
+    let [x, y, _] = linear_grid(outputs.iter().map(Tensor::elements).max().unwrap_or(0), 256);
+    dispatch.params(&params).run(gpu, [x, y, slots as u32])?;
+    Ok(outputs)
 }
 
 #[repr(C)]
@@ -127,14 +155,14 @@ struct ProjectionParams {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
+#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
 struct GradientParams {
-    count: u32,
-    columns: u32,
-    part: u32,
-    part_columns: u32,
-    parts: u32,
-    alpha: f32,
+    counts: [u32; SLOTS],
+    columns: [u32; SLOTS],
+    part: [u32; SLOTS],
+    part_columns: [u32; SLOTS],
+    parts: [u32; SLOTS],
+    alpha: [f32; SLOTS],
 }
 
 /// The product in parts of `k`, f32 `[parts, m, rank]` or `[parts, rank, m]`.

@@ -19,7 +19,7 @@ use crate::shape::Shape;
 use crate::tensor::Tensor;
 pub(in crate::ops) use batched::BatchedProduct;
 use generator::{CONTAINER, Config, DEPTH, Kind, TILE, VECTOR};
-pub(in crate::ops) use low_rank::{LowRankUpdate, ThinProduct, factor_gradient, project};
+pub(in crate::ops) use low_rank::{LowRankUpdate, ThinGradient, ThinProduct, factor_gradients, project};
 
 /// Rows and columns of the result from which a tile of 128 x 128 wins over a smaller one on ordinary cores.
 const MIN_EXTENT: usize = 64;
