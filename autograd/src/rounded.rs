@@ -4,11 +4,14 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::rc::Rc;
 
-use tensor::{Device, Result, RowScaled, Shape, Tensor};
+use tensor::{DType, Device, Result, RowScaled, Shape, Tensor};
 
 use crate::accumulation::{Gradient, Totals};
 use crate::tape::{TapeInput, record_accumulating, record_place};
 use crate::var::{Place, Var};
+
+/// Rows of fewer bytes are kept: computing them again would cost a launch for little memory.
+const SMALL_BYTES: usize = 8 << 20;
 
 /// A variable whose value is held as rows along its last axis in 16 bits ([`Tensor::row_scaled`]): what only products in
 /// mixed precision use need not exist in f32. Its gradient is f32. Cloning is cheap.
@@ -73,8 +76,8 @@ impl fmt::Debug for KeptRows {
 }
 
 impl RoundedVar {
-    /// Records an operation whose result `rows` is a variable of `shape`; see [`crate::Tape::record_accumulating`]. `again`
-    /// must give the same rows once more.
+    /// Records an operation whose result `rows` is a variable of `shape`; see [`crate::Tape::record_accumulating`]. Unless they
+    /// are small, rules let `again` compute the rows once more, which must be the same.
     pub(crate) fn record(
         operation: &'static str,
         inputs: &[&Var],
@@ -82,6 +85,9 @@ impl RoundedVar {
         again: impl Fn() -> Result<RowScaled> + 'static,
         backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     ) -> Self {
+        if rows.values().elements() * DType::F16.bytes() < SMALL_BYTES {
+            return Self::record_kept(operation, inputs, (rows, shape), backward);
+        }
         let again = Again { rows: OnceCell::new(), compute: Box::new(again) };
         Self::recorded(operation, inputs, (rows, shape), KeptRows(Kept::Again(Rc::new(again))), backward)
     }
@@ -266,27 +272,37 @@ impl From<RoundedVar> for Operand {
 
 #[cfg(test)]
 mod tests {
+    use tensor::TensorError;
     use tensor::testing::on_each_backend;
-    use tensor::{DType, TensorError};
 
     use super::*;
     use crate::tape::Tape;
 
     on_each_backend! {
         fn readers_share_what_is_computed_again(device) {
+            const ROWS: usize = SMALL_BYTES / 2 / 4096;
+            let tape = Tape::new();
+            let x = tape.leaf("x", &Tensor::ones(device, &[2, ROWS / 2, 4096], DType::F32).unwrap());
+            let weight = Var::constant(Tensor::ones(device, &[4096], DType::F32).unwrap());
+            for y in [x.rms_norm_rounded(&weight, 1e-5).unwrap(), x.silu_mul_rounded(&x).unwrap()] {
+                let y = Operand::from(y);
+                assert!(y.requires_gradient() && y.shape()[..] == [2, ROWS / 2, 4096]);
+                let [first, second, third] = [(); 3].map(|()| y.kept().unwrap());
+                let [first, second] = [first, second].map(|kept| kept.rows().unwrap());
+                assert!(first.values().is_same_view(second.values()));
+                assert!(!first.values().is_same_view(y.row_scaled().unwrap().values()), "the value is not kept");
+                let values = |rows: &RowScaled| rows.values().to_vec::<tensor::f16>().unwrap();
+                assert_eq!(values(&first), values(&y.row_scaled().unwrap()));
+                drop((first, second));
+                assert_eq!(third.rows().unwrap().shape()[..], [ROWS, 4096]);
+            }
+        }
+
+        fn small_rows_are_kept(device) {
             let tape = Tape::new();
             let x = tape.leaf("x", &Tensor::ones(device, &[2, 3, 5], DType::F32).unwrap());
-            let weight = Var::constant(Tensor::ones(device, &[5], DType::F32).unwrap());
-            let y = Operand::from(x.rms_norm_rounded(&weight, 1e-5).unwrap());
-            assert!(y.requires_gradient() && y.shape()[..] == [2, 3, 5]);
-            let [first, second, third] = [(); 3].map(|()| y.kept().unwrap());
-            let [first, second] = [first, second].map(|kept| kept.rows().unwrap());
-            assert!(first.values().is_same_view(second.values()));
-            assert!(!first.values().is_same_view(y.row_scaled().unwrap().values()), "the value is not kept");
-            let values = |rows: &RowScaled| rows.values().to_vec::<tensor::f16>().unwrap();
-            assert_eq!(values(&first), values(&y.row_scaled().unwrap()));
-            drop((first, second));
-            assert_eq!(third.rows().unwrap().shape()[..], [6, 5]);
+            let y = x.silu_mul_rounded(&x).unwrap();
+            assert!(y.kept().rows().unwrap().values().is_same_view(y.rows().values()));
         }
 
         fn an_exact_operand_keeps_its_rounded_value(device) {

@@ -103,7 +103,7 @@ fn word_of(slot: u32, word: u32, factor: f32) -> u32 {
 
 // Bits of |x|; beyond the end those of the last element, which change no maximum.
 fn magnitude(slot: u32, i: u32, count: u32) -> u32 {
-    return bitcast<u32>(read(slot, min(i, count - 1u))) & 0x7fffffffu;
+    return bitcast<u32>(factor_at(slot, min(i, count - 1u))) & 0x7fffffffu;
 }
 
 // The element at a place of the padded factor.
@@ -111,12 +111,12 @@ fn element(slot: u32, i: u32) -> f32 {
     let row = i / params.padded_columns[slot];
     let column = i % params.padded_columns[slot];
     if (row < params.rows[slot] && column < params.columns[slot]) {
-        return read(slot, row * params.columns[slot] + column);
+        return factor_at(slot, row * params.columns[slot] + column);
     }
     return 0.0;
 }
 
-fn read(slot: u32, i: u32) -> f32 {
+fn factor_at(slot: u32, i: u32) -> f32 {
     let place = params.offsets[slot] + i;
     switch (slot) {
         // for each slot
