@@ -122,6 +122,13 @@ impl Pass {
         if self.dhidden.is_none() && self.dweight.is_none() && self.dbias.is_none() {
             return Ok(());
         }
+        let only_hidden = self.dweight.is_none() && self.dbias.is_none();
+        if let (Some(chunks), true, DType::F16) = (&mut self.dhidden, only_hidden, self.weight.dtype()) {
+            let dlogits = tensor::cross_entropy_backward_rounded(&logits, labels, ignore, &forward.log_sum_exp, scale)?;
+            drop(logits);
+            chunks.push(dlogits.matmul(&self.weight)?);
+            return Ok(());
+        }
         // In place: the logits are held here only.
         let dlogits = tensor::cross_entropy_backward(logits, labels, ignore, &forward.log_sum_exp, scale)?;
         if let Some(chunks) = &mut self.dhidden {

@@ -82,7 +82,7 @@ on_each_backend! {
         let plain = AdapterSet::from_factors(config(false), &[shifted.shape()], device, plain).unwrap();
         let gradients = |layer: &Linear, set: &AdapterSet| {
             let tape = Tape::new();
-            let forward = Forward { tape: tape.clone(), ..Forward::evaluation(Some(&set)) };
+            let forward = Forward { tape: tape.clone(), ..Forward::evaluation(Some(set)) };
             let x = tape.leaf("input", input(device).tensor());
             let loss = layer.forward(&forward, &x).unwrap().sin().unwrap().sum(&[0, 1], false).unwrap();
             tape.backward(&loss).unwrap().into_iter().map(|(_, g)| g.to_vec::<f32>().unwrap()).collect::<Vec<_>>()

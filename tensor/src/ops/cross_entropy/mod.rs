@@ -8,6 +8,7 @@ mod tests;
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
+use crate::ops::row_scaled::{RowInput, RowKernel, RowNumbers, RowScaled};
 use crate::tensor::Tensor;
 
 /// What [`cross_entropy`] returns.
@@ -66,6 +67,46 @@ pub fn cross_entropy_backward(
         Backend::Gpu(gpu) => gpu::backward(gpu, &logits, &labels, ignore, &log_sum_exp, scale)?,
     }
     Ok(logits)
+}
+
+/// As [`cross_entropy_backward`], rounded to 16 bits row by row ([`Tensor::row_scaled`]), which is all that products in mixed
+/// precision take; the gradient never exists in f32. The logits stay as they are.
+///
+/// # Errors
+/// As [`cross_entropy_backward`].
+pub fn cross_entropy_backward_rounded(
+    logits: &Tensor,
+    labels: &Tensor,
+    ignore: i32,
+    log_sum_exp: &Tensor,
+    scale: f32,
+) -> Result<RowScaled> {
+    const NAME: &str = "cross_entropy_backward_rounded";
+    check(NAME, logits, labels)?;
+    log_sum_exp.expect_dtype(NAME, DType::F32)?;
+    log_sum_exp.expect_shape(NAME, labels.shape())?;
+    logits.expect_same_device(NAME, log_sum_exp)?;
+    let Backend::Gpu(gpu) = logits.device().backend() else {
+        return cross_entropy_backward(logits.clone(), labels, ignore, log_sum_exp, scale)?.row_scaled();
+    };
+    let (rows, columns) = (logits.shape()[0], logits.shape()[1]);
+    if rows == 0 {
+        return RowScaled::without_elements(logits.device(), rows, columns);
+    }
+    let (logits, labels, log_sum_exp) = (logits.contiguous()?, labels.contiguous()?, log_sum_exp.contiguous()?);
+    let kernel = RowKernel {
+        name: NAME,
+        text: include_str!("rounded.wgsl"),
+        inputs: vec![
+            ("x", RowInput::Rows(&logits)),
+            ("sum", RowInput::Floats(&log_sum_exp)),
+            ("label", RowInput::Integers(&labels)),
+        ],
+        shape: [rows, columns],
+        numbers: RowNumbers { scale, ignore, ..RowNumbers::default() },
+    };
+    let [rounded] = kernel.run(gpu)?;
+    Ok(rounded)
 }
 
 fn check(operation: &'static str, logits: &Tensor, labels: &Tensor) -> Result<()> {

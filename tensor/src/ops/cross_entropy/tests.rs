@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use crate::tensor::Storage;
 use crate::testing::{Recipe, assert_close, check, on_each_backend, recipe_of};
-use crate::{DType, Device, Result, Tensor, cross_entropy, cross_entropy_backward};
+use crate::{
+    DType, Device, Result, RowScaled, Tensor, cross_entropy, cross_entropy_backward, cross_entropy_backward_rounded,
+};
 
 const IGNORE: i32 = -100;
 
@@ -27,6 +29,21 @@ fn labels_on(device: &Device, labels: &[i32]) -> Tensor {
     // A slice of a longer tensor, as chunks of a batch are.
     let padded: Vec<i32> = [&[7], labels, &[9]].concat();
     Tensor::from_slice(device, &[padded.len()], &padded).unwrap().slice(0, 1, 1 + labels.len()).unwrap()
+}
+
+/// The gradient as `exact` says, but for the rounding of its rows to 16 bits.
+fn assert_rounded(rounded: &RowScaled, exact: &Tensor) -> Result<()> {
+    let columns = exact.shape()[1];
+    let (rounded, exact) = (rounded.restored()?.to_vec::<f32>()?, exact.to_vec::<f32>()?);
+    assert_eq!(rounded.len(), exact.len());
+    for (row, exact) in rounded.chunks(columns).zip(exact.chunks(columns)) {
+        let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        for (rounded, exact) in row.iter().zip(exact) {
+            let bound = (exact.abs() * 2f32.powi(-10)).max(largest * 2f32.powi(-24)) + f32::MIN_POSITIVE;
+            assert!((rounded - exact).abs() <= bound, "{rounded} for {exact} of at most {largest}");
+        }
+    }
+    Ok(())
 }
 
 fn storage_identity(x: &Tensor) -> usize {
@@ -67,6 +84,8 @@ on_each_backend! {
             // The logarithm of the sum is rounded to f32 in between: half a unit in its last place.
             let largest = logits.values().into_iter().fold(1.0, |a: f64, b| a.max(b.abs()));
             assert_close("dlogits", &got, logits.shape(), &want, 1e-5 + 2e-7 * largest, 1e-6)?;
+            let rounded = cross_entropy_backward_rounded(&built, &on_device, IGNORE, &forward.log_sum_exp, scale)?;
+            assert_rounded(&rounded, &got)?;
             // The logits were still held here, so they must be what they were.
             assert_close("logits", &built, logits.shape(), &logits.values(), 0.0, 0.0)
         });
@@ -93,7 +112,9 @@ on_each_backend! {
         let wide: Vec<f64> = values.into_iter().map(f64::from).collect();
         let sums: Vec<f64> = wide.chunks(columns).map(log_sum_exp).collect();
         assert_close("log_sum_exp", &got.log_sum_exp, &[2], &sums, 1e-6, 0.0).unwrap();
+        let rounded = cross_entropy_backward_rounded(&logits, &labels, IGNORE, &got.log_sum_exp, 1.0).unwrap();
         let gradient = cross_entropy_backward(logits, &labels, IGNORE, &got.log_sum_exp, 1.0).unwrap();
+        assert_rounded(&rounded, &gradient).unwrap();
         for (r, row) in gradient.to_vec::<f32>().unwrap().chunks(columns).enumerate() {
             let total: f64 = row.iter().map(|&x| f64::from(x)).sum();
             assert!(total.abs() < 2e-5, "row {r} sums to {total}");
@@ -136,16 +157,20 @@ on_each_backend! {
             let forward = cross_entropy(&logits, &labels, IGNORE);
             let sums = Tensor::from_slice(device, &[3], &[2.0f32.ln(); 3]).unwrap();
             let backward = cross_entropy_backward(logits.clone(), &labels, IGNORE, &sums, 1.0);
+            let rounded = cross_entropy_backward_rounded(&logits, &labels, IGNORE, &sums, 1.0);
             if device == &Device::cpu() {
                 let message = forward.unwrap_err().to_string();
                 let want = format!("label {bad} of row 1 is neither -100 (ignored) nor one of 2 columns");
                 assert_eq!(message, format!("cross_entropy: {want}"));
-                assert!(backward.is_err());
+                assert!(backward.is_err() && rounded.is_err());
             } else {
                 let losses = forward.unwrap().losses.to_vec::<f32>().unwrap();
                 assert!(losses[0] > 0.0 && losses[1].is_nan() && losses[2] == 0.0, "{losses:?}");
                 let gradient = backward.unwrap().to_vec::<f32>().unwrap();
-                assert!(gradient[2].is_nan() && gradient[3].is_nan() && gradient[4..] == [0.0; 2], "{gradient:?}");
+                let rounded = rounded.unwrap().restored().unwrap().to_vec::<f32>().unwrap();
+                for gradient in [gradient, rounded] {
+                    assert!(gradient[2].is_nan() && gradient[3].is_nan() && gradient[4..] == [0.0; 2], "{gradient:?}");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
-use crate::ops::row_scaled::{RowInput, RowKernel, RowScaled};
+use crate::ops::row_scaled::{RowInput, RowKernel, RowNumbers, RowScaled};
 use crate::tensor::Tensor;
 
 /// Gate and up of LLaMA's gated unit, rounded to 16 bits ([`Tensor::row_scaled`]): what a backward pass keeps of it.
@@ -37,7 +37,7 @@ impl Tensor {
                     text: include_str!("kernels/forward.wgsl"),
                     inputs: vec![("gate", RowInput::Rows(&gate)), ("up", RowInput::Rows(&up))],
                     shape: [rows, columns],
-                    epsilon: 0.0,
+                    numbers: RowNumbers::default(),
                 };
                 let [product, gate, up] = kernel.run(device)?;
                 Ok((product, RoundedGate { gate, up }))
@@ -98,7 +98,7 @@ impl RoundedGate {
             text,
             inputs: kept.into_iter().chain(upstream).collect(),
             shape: [rows, columns],
-            epsilon: 0.0,
+            numbers: RowNumbers::default(),
         }
     }
 

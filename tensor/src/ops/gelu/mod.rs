@@ -6,7 +6,7 @@ mod tests;
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
-use crate::ops::row_scaled::{RowInput, RowKernel, RowScaled};
+use crate::ops::row_scaled::{RowInput, RowKernel, RowNumbers, RowScaled};
 use crate::tensor::Tensor;
 
 impl Tensor {
@@ -23,7 +23,8 @@ impl Tensor {
             Backend::Gpu(gpu) if self.elements() > 0 => {
                 let x = self.contiguous()?;
                 let (text, inputs) = (include_str!("forward.wgsl"), vec![("x", RowInput::Rows(&x))]);
-                let [rounded] = RowKernel { name: NAME, text, inputs, shape, epsilon: 0.0 }.run(gpu)?;
+                let [rounded] =
+                    RowKernel { name: NAME, text, inputs, shape, numbers: RowNumbers::default() }.run(gpu)?;
                 Ok(rounded)
             }
             _ => self.gelu()?.row_scaled(),
@@ -45,7 +46,8 @@ impl Tensor {
                 let (x, upstream) = (self.contiguous()?, upstream.contiguous()?);
                 let inputs = vec![("x", RowInput::Rows(&x)), ("upstream", RowInput::Rows(&upstream))];
                 let text = include_str!("gradient.wgsl");
-                let [rounded] = RowKernel { name: NAME, text, inputs, shape, epsilon: 0.0 }.run(gpu)?;
+                let [rounded] =
+                    RowKernel { name: NAME, text, inputs, shape, numbers: RowNumbers::default() }.run(gpu)?;
                 Ok(rounded)
             }
             _ => self.gelu_backward(upstream)?.row_scaled(),

@@ -11,7 +11,7 @@ mod tests;
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
-use crate::ops::row_scaled::{RowInput, RowKernel, RowScaled};
+use crate::ops::row_scaled::{RowInput, RowKernel, RowNumbers, RowScaled};
 use crate::tensor::Tensor;
 
 /// Which normalisation.
@@ -58,7 +58,7 @@ impl Tensor {
                     text: include_str!("rounded.wgsl"),
                     inputs: vec![("x", RowInput::Rows(&x)), ("weight", RowInput::Shared(&weight))],
                     shape: [rows, hidden],
-                    epsilon,
+                    numbers: RowNumbers { epsilon, ..RowNumbers::default() },
                 };
                 let [rounded] = kernel.run(device)?;
                 Ok(rounded)

@@ -15,6 +15,9 @@ const MOST_WORDS: usize = 128;
 /// Vectors read at a time where a row does not fit.
 const VECTORS_AT_A_TIME: usize = 4;
 
+/// Numbers of a vector's columns, which may lie beyond the row's end.
+const COLUMNS: &str = "columns: vec4<u32>";
+
 /// How an input lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Form {
@@ -24,6 +27,8 @@ pub(super) enum Form {
     Shared,
     /// Rows in f16 with their powers of two.
     Rounded,
+    /// One number of this type for each row.
+    Number(&'static str),
 }
 
 /// Everything that the text of a kernel depends on, beside its own text.
@@ -33,8 +38,9 @@ pub(super) struct Config<'a> {
     pub inputs: &'a [(&'static str, Form)],
     /// Number of matrices that come out, 1 to 3.
     pub outputs: usize,
-    /// The kernel's own text: a function `outputs` from a vector of each input and the row's total to a vector of each
-    /// output, and, where there is a total, `statistic` from a vector of each input to its part of it.
+    /// The kernel's own text: a function `outputs` from a vector of each input, its columns (where its text asks for
+    /// [`COLUMNS`]) and the row's total to a vector of each output, and, where there is a total, `statistic` from the same
+    /// but the total to its part of it.
     pub text: &'static str,
     /// Vectors of a row for each invocation of its team.
     pub vectors: usize,
@@ -54,8 +60,17 @@ impl Config<'_> {
 
     /// Whether a row stays in registers.
     fn fits(&self) -> bool {
-        let words = |&(_, form): &(&str, Form)| if form == Form::Rounded { 2 } else { 4 };
+        let words = |&(_, form): &(&str, Form)| match form {
+            Form::Rounded => 2,
+            Form::Rows | Form::Shared => 4,
+            Form::Number(_) => 0,
+        };
         self.inputs.iter().map(words).sum::<usize>() * self.vectors <= MOST_WORDS
+    }
+
+    /// The inputs that have more than a number for each row.
+    fn vectors_of_rows(&self) -> impl Iterator<Item = (&'static str, Form)> {
+        self.inputs.iter().copied().filter(|(_, form)| !matches!(form, Form::Number(_)))
     }
 
     fn has_statistic(&self) -> bool {
@@ -70,7 +85,7 @@ impl Config<'_> {
         }
         out += include_str!("kernels/head.wgsl");
         self.bindings(&mut out);
-        for &(name, form) in self.inputs {
+        for (name, form) in self.vectors_of_rows() {
             self.reader(&mut out, name, form);
         }
         let maxima = ["u32", "vec2<u32>", "vec3<u32>"][self.outputs - 1];
@@ -85,11 +100,13 @@ impl Config<'_> {
         let half = if self.native { "vec4<f16>" } else { "vec2<u32>" };
         let mut declarations = Vec::new();
         for &(name, form) in self.inputs {
-            if form == Form::Rounded {
-                declarations.push((format!("{name}_values"), "vec2<u32>"));
-                declarations.push((format!("{name}_scales"), "f32"));
-            } else {
-                declarations.push((name.to_string(), float));
+            match form {
+                Form::Rounded => {
+                    declarations.push((format!("{name}_values"), "vec2<u32>"));
+                    declarations.push((format!("{name}_scales"), "f32"));
+                }
+                Form::Number(element) => declarations.push((name.to_string(), element)),
+                Form::Rows | Form::Shared => declarations.push((name.to_string(), float)),
             }
         }
         declarations.extend((0..self.outputs).map(|output| (format!("values{output}"), half)));
@@ -136,9 +153,11 @@ impl Config<'_> {
     fn main(&self, out: &mut String, maxima: &str) {
         *out += include_str!("kernels/main.wgsl");
         for (name, form) in self.inputs {
-            if *form == Form::Rounded {
-                let index = self.index(name);
-                line(out, format!("let {name}_scale = {name}_scales[params.offsets[{index}] + row];"));
+            let index = self.index(name);
+            match form {
+                Form::Rounded => line(out, format!("let {name}_scale = {name}_scales[params.offsets[{index}] + row];")),
+                Form::Number(_) => line(out, format!("let {name}_number = {name}[params.offsets[{index}] + row];")),
+                Form::Rows | Form::Shared => {}
             }
         }
         let fits = self.fits();
@@ -203,20 +222,23 @@ impl Config<'_> {
     fn reads(&self, out: &mut String) {
         let (count, first) = if self.fits() { (self.vectors, "lane") } else { (VECTORS_AT_A_TIME, "first") };
         for i in 0..count {
-            for (name, _) in self.inputs {
+            for (name, _) in self.vectors_of_rows() {
                 let vector = format!("min({first} + {i}u * TEAM, params.vectors - 1u)");
                 line(out, format!("let {name}{i} = {name}_at(row, {vector});"));
             }
         }
     }
 
-    /// The inputs' vectors `i` as numbers.
+    /// The inputs' vectors `i` as numbers, and their columns where they are asked for.
     fn arguments(&self, i: usize) -> String {
         let value = |&(name, form): &(&str, Form)| match form {
             Form::Rounded => format!("unpacked({name}{i}) * {name}_scale"),
             Form::Rows | Form::Shared => format!("{name}{i}"),
+            Form::Number(_) => format!("{name}_number"),
         };
-        self.inputs.iter().map(value).collect::<Vec<_>>().join(", ")
+        let columns = || format!("vec4<u32>(0u, 1u, 2u, 3u) + 4u * (first + {i}u * TEAM)");
+        let columns = self.text.contains(COLUMNS).then(columns);
+        self.inputs.iter().map(value).chain(columns).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -19,8 +19,17 @@ struct Params {
     vectors: u32,
     lowest: i32,
     highest: i32,
-    epsilon: f32,
+    numbers: RowNumbers,
     offsets: [u32; MOST_INPUTS],
+}
+
+/// What a kernel's own text may compute with, by the names that it uses: `params.epsilon` and so on.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::NoUninit)]
+pub(crate) struct RowNumbers {
+    pub epsilon: f32,
+    pub scale: f32,
+    pub ignore: i32,
 }
 
 /// An input of a [`RowKernel`].
@@ -31,6 +40,10 @@ pub(crate) enum RowInput<'a> {
     Shared(&'a Tensor),
     /// Rounded rows.
     Rounded(&'a RowScaled),
+    /// An f32 for each row, contiguous.
+    Floats(&'a Tensor),
+    /// An i32 for each row, contiguous.
+    Integers(&'a Tensor),
 }
 
 /// A kernel that computes rows and rounds them; [`Config`] says what its text consists of.
@@ -41,8 +54,7 @@ pub(crate) struct RowKernel<'a> {
     pub inputs: Vec<(&'static str, RowInput<'a>)>,
     /// Rows and columns of each input and output; neither is 0.
     pub shape: [usize; 2],
-    /// What the text calls `params.epsilon`.
-    pub epsilon: f32,
+    pub numbers: RowNumbers,
 }
 
 impl RowKernel<'_> {
@@ -50,7 +62,7 @@ impl RowKernel<'_> {
     pub fn run<const N: usize>(&self, gpu: &Gpu) -> Result<[RowScaled; N]> {
         let [rows, columns] = self.shape;
         let device = match self.inputs[0].1 {
-            RowInput::Rows(x) | RowInput::Shared(x) => x.device(),
+            RowInput::Rows(x) | RowInput::Shared(x) | RowInput::Floats(x) | RowInput::Integers(x) => x.device(),
             RowInput::Rounded(x) => x.device(),
         };
         let scales = Tensor::uninitialised(device, self.name, Shape::new(&[N, rows])?, DType::F32)?;
@@ -76,8 +88,10 @@ impl RowKernel<'_> {
                 RowInput::Rows(x) => (Form::Rows, x.layout.offset),
                 RowInput::Shared(x) => (Form::Shared, x.layout.offset),
                 RowInput::Rounded(x) => (Form::Rounded, x.scales.layout.offset),
+                RowInput::Floats(x) => (Form::Number("f32"), x.layout.offset),
+                RowInput::Integers(x) => (Form::Number("i32"), x.layout.offset),
             };
-            aligned &= form == Form::Rounded || begin.is_multiple_of(super::ALIGNMENT);
+            aligned &= !matches!(form, Form::Rows | Form::Shared) || begin.is_multiple_of(super::ALIGNMENT);
             *offset = begin as u32;
             forms.push((*name, form));
         }
@@ -95,7 +109,7 @@ impl RowKernel<'_> {
             vectors: vectors as u32,
             lowest: EXPONENTS[0],
             highest: EXPONENTS[1],
-            epsilon: self.epsilon,
+            numbers: self.numbers,
             offsets,
         };
         let wgsl = || config.wgsl();
@@ -106,7 +120,9 @@ impl RowKernel<'_> {
             .params(&params);
         for (_, input) in &self.inputs {
             dispatch = match input {
-                RowInput::Rows(x) | RowInput::Shared(x) => dispatch.write(x),
+                RowInput::Rows(x) | RowInput::Shared(x) | RowInput::Floats(x) | RowInput::Integers(x) => {
+                    dispatch.write(x)
+                }
                 RowInput::Rounded(x) => dispatch.write(&x.values).write(&x.scales),
             };
         }

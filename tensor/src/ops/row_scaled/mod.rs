@@ -13,7 +13,7 @@ mod gpu;
 mod tests;
 
 pub(super) use self::cpu::power_of_two;
-pub(crate) use self::gpu::{RowInput, RowKernel};
+pub(crate) use self::gpu::{RowInput, RowKernel, RowNumbers};
 use crate::device::{Backend, Device};
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
@@ -64,7 +64,7 @@ impl Tensor {
                     text: include_str!("kernels/identity.wgsl"),
                     inputs: vec![("x", RowInput::Rows(&x))],
                     shape: [rows, columns],
-                    epsilon: 0.0,
+                    numbers: RowNumbers::default(),
                 };
                 let [rounded] = kernel.run(device)?;
                 Ok(rounded)

@@ -113,14 +113,16 @@ fn every_kernel_is_valid_wgsl() {
     const GATE: &str = include_str!("../gated_unit/kernels/forward.wgsl");
     const PRODUCT: &str = include_str!("../gated_unit/kernels/product.wgsl");
     const GRADIENTS: &str = include_str!("../gated_unit/kernels/gradients.wgsl");
-    use Form::{Rounded, Rows, Shared};
+    const LOSS: &str = include_str!("../cross_entropy/rounded.wgsl");
+    use Form::{Number, Rounded, Rows, Shared};
     type Kernel = (&'static str, &'static [(&'static str, Form)], usize);
-    let kernels: [Kernel; 5] = [
+    let kernels: [Kernel; 6] = [
         (include_str!("kernels/identity.wgsl"), &[("x", Rows)], 1),
         (NORM, &[("x", Rows), ("weight", Shared)], 1),
         (GATE, &[("gate", Rows), ("up", Rows)], 3),
         (PRODUCT, &[("gate", Rounded), ("up", Rounded)], 1),
         (GRADIENTS, &[("gate", Rounded), ("up", Rounded), ("upstream", Rows)], 2),
+        (LOSS, &[("x", Rows), ("sum", Number("f32")), ("label", Number("i32"))], 1),
     ];
     for (text, inputs, outputs) in kernels {
         for (vectors, aligned, native) in [(1, true, true), (4, false, false), (11, true, false), (100, false, true)] {

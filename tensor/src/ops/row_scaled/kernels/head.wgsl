@@ -8,7 +8,10 @@ struct Params {
     // Bounds of the exponents.
     lowest: i32,
     highest: i32,
+    // What the kernels' own texts compute with.
     epsilon: f32,
+    scale: f32,
+    ignore: i32,
     // Of the inputs; of a rounded one's powers of two.
     offsets: array<u32, 3>,
 }
