@@ -12,6 +12,10 @@ use crate::ops::matmul::indent::indent;
 /// 32-bit words of a row's inputs that an invocation keeps at the most.
 const MOST_WORDS: usize = 128;
 
+/// 32-bit words of a row's inputs and results up to which an invocation keeps the results, too, until they are rounded; beyond
+/// them they are computed once more from the inputs.
+const MOST_WORDS_WITH_RESULTS: usize = 64;
+
 /// Vectors read at a time where a row does not fit.
 const VECTORS_AT_A_TIME: usize = 4;
 
@@ -60,12 +64,21 @@ impl Config<'_> {
 
     /// Whether a row stays in registers.
     fn fits(&self) -> bool {
+        self.input_words() <= MOST_WORDS
+    }
+
+    /// Whether a row's results do as well.
+    fn keeps_results(&self) -> bool {
+        self.input_words() + 4 * self.outputs * self.vectors <= MOST_WORDS_WITH_RESULTS
+    }
+
+    fn input_words(&self) -> usize {
         let words = |&(_, form): &(&str, Form)| match form {
             Form::Rounded => 2,
             Form::Rows | Form::Shared => 4,
             Form::Number(_) => 0,
         };
-        self.inputs.iter().map(words).sum::<usize>() * self.vectors <= MOST_WORDS
+        self.inputs.iter().map(words).sum::<usize>() * self.vectors
     }
 
     /// The inputs that have more than a number for each row.
@@ -175,9 +188,16 @@ impl Config<'_> {
             });
             line(out, "total = team_sum(total, local, lane);".into());
         }
+        let keeps_results = self.keeps_results();
+        if keeps_results {
+            line(out, "let first = lane;".into());
+            (0..self.vectors).for_each(|i| self.result(out, i));
+        }
         line(out, format!("var largest = {maxima}();"));
         self.sweep(out, |config, out, i| {
-            line(out, format!("let made{i} = outputs({}, total);", config.arguments(i)));
+            if !keeps_results {
+                config.result(out, i);
+            }
             let magnitudes: Vec<_> = (0..config.outputs).map(|o| format!("magnitude(made{i}[{o}])")).collect();
             line(out, format!("largest = max(largest, {maxima}({}));", magnitudes.join(", ")));
         });
@@ -194,10 +214,12 @@ impl Config<'_> {
         line(out, "}".into());
         self.sweep(out, |config, out, i| {
             line(out, format!("if (present && first + {i}u * TEAM < params.vectors) {{"));
-            line(out, format!("let made = outputs({}, total);", config.arguments(i)));
+            if !keeps_results {
+                config.result(out, i);
+            }
             for output in 0..config.outputs {
                 let place = format!("values{output}[row * params.vectors + first + {i}u * TEAM]");
-                line(out, format!("{place} = rounded(made[{output}] * factor{output});"));
+                line(out, format!("{place} = rounded(made{i}[{output}] * factor{output});"));
             }
             line(out, "}".into());
         });
@@ -227,6 +249,11 @@ impl Config<'_> {
                 line(out, format!("let {name}{i} = {name}_at(row, {vector});"));
             }
         }
+    }
+
+    /// Computes the results' vectors `i`.
+    fn result(&self, out: &mut String, i: usize) {
+        line(out, format!("let made{i} = outputs({}, total);", self.arguments(i)));
     }
 
     /// The inputs' vectors `i` as numbers, and their columns where they are asked for.

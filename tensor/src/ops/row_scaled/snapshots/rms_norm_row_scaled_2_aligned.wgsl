@@ -122,12 +122,13 @@ fn main(
         total += select(0.0, statistic(x1, weight1), first + 1u * TEAM < params.vectors);
     }
     total = team_sum(total, local, lane);
+    let first = lane;
+    let made0 = outputs(x0, weight0, total);
+    let made1 = outputs(x1, weight1, total);
     var largest = u32();
     {
         let first = lane;
-        let made0 = outputs(x0, weight0, total);
         largest = max(largest, u32(magnitude(made0[0])));
-        let made1 = outputs(x1, weight1, total);
         largest = max(largest, u32(magnitude(made1[0])));
     }
     largest = team_max(largest, local, lane);
@@ -139,12 +140,10 @@ fn main(
     {
         let first = lane;
         if (present && first + 0u * TEAM < params.vectors) {
-            let made = outputs(x0, weight0, total);
-            values0[row * params.vectors + first + 0u * TEAM] = rounded(made[0] * factor0);
+            values0[row * params.vectors + first + 0u * TEAM] = rounded(made0[0] * factor0);
         }
         if (present && first + 1u * TEAM < params.vectors) {
-            let made = outputs(x1, weight1, total);
-            values0[row * params.vectors + first + 1u * TEAM] = rounded(made[0] * factor0);
+            values0[row * params.vectors + first + 1u * TEAM] = rounded(made1[0] * factor0);
         }
     }
 }

@@ -169,24 +169,24 @@ fn main(
         let up3 = up_at(row, min(first + 3u * TEAM, params.vectors - 1u));
         let upstream3 = upstream_at(row, min(first + 3u * TEAM, params.vectors - 1u));
         if (present && first + 0u * TEAM < params.vectors) {
-            let made = outputs(unpacked(gate0) * gate_scale, unpacked(up0) * up_scale, upstream0, total);
-            values0[row * params.vectors + first + 0u * TEAM] = rounded(made[0] * factor0);
-            values1[row * params.vectors + first + 0u * TEAM] = rounded(made[1] * factor1);
+            let made0 = outputs(unpacked(gate0) * gate_scale, unpacked(up0) * up_scale, upstream0, total);
+            values0[row * params.vectors + first + 0u * TEAM] = rounded(made0[0] * factor0);
+            values1[row * params.vectors + first + 0u * TEAM] = rounded(made0[1] * factor1);
         }
         if (present && first + 1u * TEAM < params.vectors) {
-            let made = outputs(unpacked(gate1) * gate_scale, unpacked(up1) * up_scale, upstream1, total);
-            values0[row * params.vectors + first + 1u * TEAM] = rounded(made[0] * factor0);
-            values1[row * params.vectors + first + 1u * TEAM] = rounded(made[1] * factor1);
+            let made1 = outputs(unpacked(gate1) * gate_scale, unpacked(up1) * up_scale, upstream1, total);
+            values0[row * params.vectors + first + 1u * TEAM] = rounded(made1[0] * factor0);
+            values1[row * params.vectors + first + 1u * TEAM] = rounded(made1[1] * factor1);
         }
         if (present && first + 2u * TEAM < params.vectors) {
-            let made = outputs(unpacked(gate2) * gate_scale, unpacked(up2) * up_scale, upstream2, total);
-            values0[row * params.vectors + first + 2u * TEAM] = rounded(made[0] * factor0);
-            values1[row * params.vectors + first + 2u * TEAM] = rounded(made[1] * factor1);
+            let made2 = outputs(unpacked(gate2) * gate_scale, unpacked(up2) * up_scale, upstream2, total);
+            values0[row * params.vectors + first + 2u * TEAM] = rounded(made2[0] * factor0);
+            values1[row * params.vectors + first + 2u * TEAM] = rounded(made2[1] * factor1);
         }
         if (present && first + 3u * TEAM < params.vectors) {
-            let made = outputs(unpacked(gate3) * gate_scale, unpacked(up3) * up_scale, upstream3, total);
-            values0[row * params.vectors + first + 3u * TEAM] = rounded(made[0] * factor0);
-            values1[row * params.vectors + first + 3u * TEAM] = rounded(made[1] * factor1);
+            let made3 = outputs(unpacked(gate3) * gate_scale, unpacked(up3) * up_scale, upstream3, total);
+            values0[row * params.vectors + first + 3u * TEAM] = rounded(made3[0] * factor0);
+            values1[row * params.vectors + first + 3u * TEAM] = rounded(made3[1] * factor1);
         }
     }
 }
