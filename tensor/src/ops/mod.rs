@@ -16,6 +16,7 @@ mod gated_unit;
 mod gather;
 mod gelu;
 mod global_norm;
+mod halves;
 pub mod linalg;
 mod low_rank;
 mod matmul;

@@ -16,6 +16,8 @@ struct Pair {
     g: vec4<f32>,
 }
 
+var<workgroup> pairs: array<vec2<f32>, 256>;
+
 @compute @workgroup_size(256)
 fn main(
     @builtin(local_invocation_index) local: u32,
@@ -35,14 +37,14 @@ fn main(
     if (VECTORS > 1u) { v[1] = pair_at(row, lane + TEAM); totals += totals_of(v[1]); }
     if (VECTORS > 2u) { v[2] = pair_at(row, lane + 2u * TEAM); totals += totals_of(v[2]); }
     if (VECTORS > 3u) { v[3] = pair_at(row, lane + 3u * TEAM); totals += totals_of(v[3]); }
-    let means = vec2<f32>(row_sum(totals.x, local, lane), row_sum(totals.y, local, lane)) / count;
+    let means = row_sums(totals, local, lane) / count;
 
     var products = vec2<f32>();
     if (VECTORS > 0u) { v[0] = centred(v[0], means, lane); products += products_of(v[0]); }
     if (VECTORS > 1u) { v[1] = centred(v[1], means, lane + TEAM); products += products_of(v[1]); }
     if (VECTORS > 2u) { v[2] = centred(v[2], means, lane + 2u * TEAM); products += products_of(v[2]); }
     if (VECTORS > 3u) { v[3] = centred(v[3], means, lane + 3u * TEAM); products += products_of(v[3]); }
-    products = vec2<f32>(row_sum(products.x, local, lane), row_sum(products.y, local, lane)) / count;
+    products = row_sums(products, local, lane) / count;
     let scale = 1.0 / sqrt(products.x + params.epsilon);
     // x̂·mean(g·x̂) = (x − μ)·slope. In this order the product neither overflows nor vanishes for large x.
     let slope = scale * (scale * products.y);
@@ -103,4 +105,24 @@ fn write(row: u32, vector: u32, pair: Pair, factor: f32) {
         dx[row * params.vectors + vector] = pair.x;
         values[row * params.vectors + vector] = halves(pair.g * factor);
     }
+}
+
+// The sums over a row's team, after which others may follow.
+fn row_sums(value: vec2<f32>, local: u32, lane: u32) -> vec2<f32> {
+    // Until all have read the last ones.
+    workgroupBarrier();
+    pairs[local] = value;
+    workgroupBarrier();
+    for (var width = TEAM; width > 1u; width = max(width / 4u, 1u)) {
+        let step = max(width / 4u, 1u);
+        if (lane < step) {
+            var total = pairs[local];
+            for (var other = lane + step; other < width; other += step) {
+                total += pairs[local + other - lane];
+            }
+            pairs[local] = total;
+        }
+        workgroupBarrier();
+    }
+    return pairs[local - lane];
 }

@@ -37,10 +37,3 @@ fn after_dropout(value: vec4<f32>, place: u32) -> vec4<f32> {
 fn total_of(value: vec4<f32>) -> f32 {
     return (value.x + value.y) + (value.z + value.w);
 }
-
-// The sum over a row's team, after which another may follow.
-fn row_sum(value: f32, local: u32, lane: u32) -> f32 {
-    // Until all have read the last one.
-    workgroupBarrier();
-    return team_sum(value, local, lane);
-}

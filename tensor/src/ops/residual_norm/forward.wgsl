@@ -86,3 +86,10 @@ fn write(row: u32, vector: u32, value: vec4<f32>, factor: f32) {
         values[row * params.vectors + vector] = halves(value * factor);
     }
 }
+
+// The sum over a row's team, after which another may follow.
+fn row_sum(value: f32, local: u32, lane: u32) -> f32 {
+    // Until all have read the last one.
+    workgroupBarrier();
+    return team_sum(value, local, lane);
+}

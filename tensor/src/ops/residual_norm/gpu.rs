@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source, row_grid, row_team};
 use crate::ops::RowScaled;
 use crate::ops::dropout::Rule;
+use crate::ops::halves::with_halves;
 use crate::ops::random::philox::PhiloxKey;
 use crate::ops::row_scaled::EXPONENTS;
 use crate::shape::Shape;
@@ -43,19 +44,13 @@ pub(super) fn suits(operands: &[Tensor]) -> bool {
 
 /// The text of a kernel: its own, and what both have in common.
 pub(super) fn text(own: &str, native: bool) -> String {
-    let halves = match native {
-        true => include_str!("../disentangled_attention/mixed/halves_native.wgsl"),
-        false => include_str!("../disentangled_attention/mixed/halves.wgsl"),
-    };
     let parts = [
-        if native { "enable f16;\n" } else { "" },
         own,
         include_str!("common.wgsl"),
         &include_str!("../row_scaled/kernels/team.wgsl").replace("MAXIMA", "u32"),
         include_str!("../random/philox.wgsl"),
-        halves,
     ];
-    parts.concat()
+    with_halves(&parts.concat(), native)
 }
 
 pub(super) const FORWARD: &str = include_str!("forward.wgsl");

@@ -9,6 +9,7 @@ use super::kernels::{Heads, ScoreGradient};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Source, row_grid, row_team};
+use crate::ops::halves::with_halves;
 use crate::ops::row_scaled::EXPONENTS;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -29,14 +30,6 @@ const MOST_TENSORS: usize = 3;
 
 /// Rows, and vectors of sums by bucket, that a workgroup makes.
 const SUMS_TILE: usize = 16;
-
-/// A kernel's text with the rounding to f16 that the device does itself, or in integers.
-fn with_halves(text: &str, native: bool) -> String {
-    match native {
-        true => ["enable f16;\n", text, include_str!("halves_native.wgsl")].concat(),
-        false => [text, include_str!("halves.wgsl")].concat(),
-    }
-}
 
 fn named(name: &str, native: bool) -> Cow<'_, str> {
     if native { Cow::Owned(format!("{name}_native")) } else { Cow::Borrowed(name) }
