@@ -3,7 +3,7 @@
 //! products.
 
 use super::generator::{Config, DEPTH, Kind, TILE, VECTOR};
-use super::{MAX_GROUPS, MIN_EXTENT, containers, dispatch_of, is_read_in, self_test};
+use super::{MAX_GROUPS, MIN_EXTENT, RESIDENT, containers, dispatch_of, is_read_in, self_test};
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
@@ -213,7 +213,9 @@ impl BatchLayout {
                 && is_read_in(vector, b, if b.row_major { *n } else { *k })
                 && steps.iter().all(|[a, b, ..]| a.is_multiple_of(vector) && b.is_multiple_of(vector))
         })?;
-        let narrow = (1..=TILE / 2).contains(&(n % TILE));
+        // Narrow tiles leave less to the last round of workgroups, where there are few rounds.
+        let few = self.batches * m.div_ceil(TILE) * n.div_ceil(TILE) < 4 * RESIDENT;
+        let narrow = few || (1..=TILE / 2).contains(&(n % TILE));
         Some(Config {
             a_depth_contiguous: a.row_major,
             b_depth_contiguous: !b.row_major,
