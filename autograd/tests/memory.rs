@@ -47,6 +47,10 @@ fn accumulating_products_take_the_place_of_their_input() {
 }
 
 fn what_is_computed_again_is_not_kept() {
+    // Smaller rows are kept.
+    const SIDE: usize = 2048;
+    const BYTES: u64 = (SIDE * SIDE * 4) as u64;
+    let matrix = |value: f32| Tensor::full(&Device::cpu(), &[SIDE, SIDE], DType::F32, value).unwrap();
     let (x, ones) = (matrix(0.5), Tensor::ones(&Device::cpu(), &[SIDE], DType::F32).unwrap());
     let tape = Tape::new();
     let (y, bytes) = growth(|| {
