@@ -142,7 +142,7 @@ def instrument(checkout):
         f'    if crate::mutant("{name}") {{ text = text.replace({rust_text(right)}, {rust_text(wrong)}); }}\n'
         for name, _, right, wrong, _ in WGSL)
     path = checkout / "tensor/src/gpu/pipeline.rs"
-    end = '    text + "\\n" + PRELUDE\n'
+    end = '    [&text, "\\n", PRELUDE, multiply_high].concat()\n'
     text = path.read_text()
     assert text.count(end) == 1
     path.write_text(text.replace(end, "    let mut text = text;\n" + replacements + end))
