@@ -119,10 +119,10 @@ impl Pass {
         }
         let forward = tensor::cross_entropy(&logits, labels, ignore)?;
         self.losses.push(forward.losses);
-        if self.dhidden.is_none() && self.dweight.is_none() && self.dbias.is_none() {
+        let only_hidden = self.dweight.is_none() && self.dbias.is_none();
+        if only_hidden && self.dhidden.is_none() {
             return Ok(());
         }
-        let only_hidden = self.dweight.is_none() && self.dbias.is_none();
         if let (Some(chunks), true, DType::F16) = (&mut self.dhidden, only_hidden, self.weight.dtype()) {
             let dlogits = tensor::cross_entropy_backward_rounded(&logits, labels, ignore, &forward.log_sum_exp, scale)?;
             drop(logits);

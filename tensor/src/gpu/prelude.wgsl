@@ -106,3 +106,11 @@ fn f16_bits(value: f32) -> u32 {
     let up = rest > halfway || (rest == halfway && (floor & 1u) == 1u);
     return sign | (floor + select(0u, 1u, up));
 }
+
+// 2^exponent as f32, 0 below the normal range; exponent ≤ 127.
+fn power_of_two(exponent: i32) -> f32 {
+    if (exponent < -126) {
+        return 0.0;
+    }
+    return bitcast<f32>(u32(exponent + 127) << 23u);
+}

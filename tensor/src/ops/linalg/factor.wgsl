@@ -96,7 +96,7 @@ fn reflect(local: u32, x: u32, k: u32) -> f32 {
         w[x + i] = w[x + i] * scale / pivot;
     }
     if (local == 0u) {
-        w[x + k] = diagonal * power_of_two(bits);
+        w[x + k] = diagonal * bitcast<f32>(bits);
     }
     return (diagonal - head) / diagonal;
 }

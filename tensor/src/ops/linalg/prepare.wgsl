@@ -47,7 +47,7 @@ fn main(
         rotations[start + e] = select(0.0, 1.0, e % n == e / n);
     }
     if (local == 0u) {
-        units[matrix] = power_of_two(bits);
+        units[matrix] = bitcast<f32>(bits);
         states[2u * matrix] = 0u;
         states[2u * matrix + 1u] = 1u;
     }

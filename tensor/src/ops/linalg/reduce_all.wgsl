@@ -37,10 +37,6 @@ fn power_of_two_bits(value: f32) -> u32 {
     return select(min(exponent, 0x7e800000u), 0x3f800000u, exponent == 0u);
 }
 
-fn power_of_two(bits: u32) -> f32 {
-    return bitcast<f32>(bits);
-}
-
 fn reciprocal_of_power_of_two(bits: u32) -> f32 {
     return bitcast<f32>(0x7f000000u - bits);
 }

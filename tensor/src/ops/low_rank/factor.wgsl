@@ -144,10 +144,6 @@ fn write_scale(slot: u32, value: f32) {
     }
 }
 
-fn power_of_two(exponent: i32) -> f32 {
-    return bitcast<f32>(u32(exponent + 127) << 23u);
-}
-
 fn workgroup_max(value: u32, local: u32) -> u32 {
     scratch[local] = value;
     workgroupBarrier();

@@ -108,7 +108,3 @@ fn magnitudes(pair: Pair) -> vec4<u32> {
     let all = vec4<u32>(0x7fffffffu);
     return max(bitcast<vec4<u32>>(pair.low) & all, bitcast<vec4<u32>>(pair.high) & all);
 }
-
-fn power_of_two(exponent: i32) -> f32 {
-    return bitcast<f32>(u32(exponent + 127) << 23u);
-}

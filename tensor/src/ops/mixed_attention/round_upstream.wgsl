@@ -95,7 +95,3 @@ fn finish(row: u32, i: u32, value: vec4<f32>) {
 fn magnitudes(value: vec4<f32>) -> vec4<u32> {
     return bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu);
 }
-
-fn power_of_two(exponent: i32) -> f32 {
-    return bitcast<f32>(u32(exponent + 127) << 23u);
-}

@@ -60,11 +60,3 @@ fn reciprocal(a: vec2<f32>) -> vec2<f32> {
     let rest = add(vec2<f32>(1.0, 0.0), -multiply(a, vec2<f32>(r, 0.0)));
     return fast_sum(r, r * rest.x);
 }
-
-// 2^exponent as f32, 0 below the normal range; exponent ≤ 127.
-fn power_of_two(exponent: i32) -> f32 {
-    if (exponent < -126) {
-        return 0.0;
-    }
-    return bitcast<f32>(u32(exponent + 127) << 23u);
-}

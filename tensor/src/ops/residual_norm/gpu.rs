@@ -32,14 +32,16 @@ struct Params {
     offsets: [u32; 4],
 }
 
-/// Whether there are kernels for contiguous operands: rows of whole vectors that fit into the registers of a workgroup.
-pub(super) fn suits(operands: &[Tensor]) -> bool {
+/// Whether there are kernels for contiguous operands: rows of whole vectors that fit into the registers of a workgroup. What is
+/// no probability is left to the operation that says so.
+pub(super) fn suits(operands: &[Tensor], dropout: Dropout) -> bool {
     let [rows, columns] = rows_of(&operands[0]);
     rows * columns > 0
         && columns.is_multiple_of(VECTOR)
         && columns <= VECTOR * MOST_VECTORS * crate::gpu::ROW_WORKGROUP
         && u32::try_from(rows * columns).is_ok()
         && operands.iter().all(|operand| operand.layout.offset.is_multiple_of(VECTOR))
+        && dropout.is_none_or(|(probability, _)| (0.0..1.0).contains(&probability))
 }
 
 /// The text of a kernel: its own, and what both have in common.

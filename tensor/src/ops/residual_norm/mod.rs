@@ -53,8 +53,7 @@ impl ResidualNorm {
         bias.expect_shape(NAME, &[hidden])?;
         let operands = [x.contiguous()?, y.contiguous()?, weight.contiguous()?, bias.contiguous()?];
         if let Backend::Gpu(gpu) = x.device().backend()
-            && gpu::suits(&operands)
-            && dropout.is_none_or(|(probability, _)| (0.0..1.0).contains(&probability))
+            && gpu::suits(&operands, dropout)
         {
             return gpu::forward(gpu, &operands, dropout, epsilon);
         }
@@ -85,8 +84,7 @@ impl ResidualNorm {
         weight.expect_shape(NAME, &[sum.shape().last().copied().unwrap_or(1)])?;
         let operands = [sum.contiguous()?, upstream.contiguous()?, weight.contiguous()?];
         if let Backend::Gpu(gpu) = sum.device().backend()
-            && gpu::suits(&operands)
-            && dropout.is_none_or(|(probability, _)| (0.0..1.0).contains(&probability))
+            && gpu::suits(&operands, dropout)
         {
             return gpu::backward(gpu, &operands, dropout, epsilon);
         }

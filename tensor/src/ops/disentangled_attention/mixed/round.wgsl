@@ -88,7 +88,3 @@ fn magnitude(value: vec4<f32>) -> u32 {
     let bits = bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu);
     return max(max(bits.x, bits.y), max(bits.z, bits.w));
 }
-
-fn power_of_two(exponent: i32) -> f32 {
-    return bitcast<f32>(u32(exponent + 127) << 23u);
-}

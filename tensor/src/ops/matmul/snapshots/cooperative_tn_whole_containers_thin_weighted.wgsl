@@ -52,13 +52,9 @@ fn line_exponent(line: u32) -> i32 {
     return i32(first + second) - 254;
 }
 
-fn power_of_two(exponent: i32) -> f32 {
-    return bitcast<f32>(u32(clamp(exponent, -126, 126) + 127) << 23u);
-}
-
 fn line_weight(line: u32, largest: i32) -> f32 {
     let last = min(line, params.k - 1u);
-    return select(0.0, power_of_two(line_exponent(last) - largest), line < params.k);
+    return select(0.0, power_of_two(clamp(line_exponent(last) - largest, -126, 126)), line < params.k);
 }
 
 // A container's eight elements times a power of two.

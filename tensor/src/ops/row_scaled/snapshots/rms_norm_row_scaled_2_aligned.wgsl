@@ -83,10 +83,6 @@ fn exponent_of(magnitude: u32) -> i32 {
     return clamp(i32(magnitude >> 23u) - 127, params.lowest, params.highest);
 }
 
-fn power_of_two(exponent: i32) -> f32 {
-    return bitcast<f32>(u32(exponent + 127) << 23u);
-}
-
 fn unpacked(words: vec2<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
 }
