@@ -3,6 +3,7 @@
 use autograd::{Gradient, KeptRows, Operand, Totals, Var, record_accumulating};
 use tensor::{
     Addends, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, Shape, Tensor, factor_gradients,
+    projections,
 };
 
 use super::rows::bias_gradient;
@@ -21,7 +22,7 @@ impl Linear {
         scaling: f32,
     ) -> Result<Var> {
         let rows = x.row_scaled()?;
-        let h = rows.project(&rounded_a)?;
+        let h = only(projections(&[(&rows, &rounded_a)])?);
         let term = LowRankTerm { projection: &h, factor: &rounded_b, alpha: scaling };
         let addends = Addends { low_rank: Some(term), bias: bias.map(Var::tensor), onto: None };
         let output = rows.matmul_plus(&self.weight.t()?, addends)?.reshape(&self.output_shape(x))?;
@@ -39,6 +40,12 @@ impl Linear {
         let inputs: Vec<Operand> = [x.clone(), a.into(), b.into()].into_iter().chain(bias.map(Operand::from)).collect();
         Ok(record_accumulating("linear with adapter", &inputs, output, move |dy, totals| rule.backward(dy, totals)))
     }
+}
+
+/// The projection that comes of one product.
+fn only(mut projections: Vec<Projection>) -> Projection {
+    // Proof: each product gives one.
+    projections.pop().expect("a projection")
 }
 
 /// The derivative with `h = x·Aᵀ` and `g = dy·B`:
@@ -66,12 +73,12 @@ impl MixedRule {
             totals.add(3, bias_gradient(&dy)?)?;
         }
         let dy = dy.row_scaled()?;
-        let (x, g) = (self.x.rows()?, dy.project(&self.b)?);
-        let of_a = FactorGradient { matrix: &x, projection: &g, like: &self.a };
-        let of_b = FactorGradient { matrix: &dy, projection: &self.h, like: &self.b };
-        let [da, db] = factor_gradients(self.scaling, [of_a, of_b])?;
-        totals.add(1, da)?;
-        totals.add(2, db)?;
+        let (x, g) = (self.x.rows()?, only(projections(&[(&dy, &self.b)])?));
+        let of_a = FactorGradient { matrix: &x, projection: &g, like: &self.a, alpha: self.scaling };
+        let of_b = FactorGradient { matrix: &dy, projection: &self.h, like: &self.b, alpha: self.scaling };
+        for (input, gradient) in (1..).zip(factor_gradients(&[of_a, of_b])?) {
+            totals.add(input, gradient)?;
+        }
         drop((x, self.h));
         if self.input_needs_gradient {
             let low_rank = Some(LowRankTerm { projection: &g, factor: &self.a, alpha: self.scaling });

@@ -46,7 +46,9 @@ pub use embedding::embedding_gradient;
 pub use gated_unit::{RoundedGate, silu_mul_backward};
 pub use gather::{check_ids, scatter_add};
 pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
-pub use low_rank::{FactorGradient, LowRankTerm, Projection, RoundedFactor, factor_gradients, round_factors};
+pub use low_rank::{
+    FactorGradient, LowRankTerm, Projection, RoundedFactor, factor_gradients, projections, round_factors,
+};
 pub use matmul::Addends;
 pub use mixed_attention::MixedAttention;
 pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_backward, rms_norm_weight_gradient};
@@ -54,5 +56,5 @@ pub use random::RandomKey;
 pub use refactoring::{DenseRefactoring, FactorPair, PairShape, Refactoring, SINGULAR_VALUE_FLOOR, dense_refactoring};
 pub use residual_norm::ResidualNorm;
 pub use rotary::{rotary, rotary_backward};
-pub use row_scaled::RowScaled;
+pub use row_scaled::{RowScaled, row_scaled_together};
 pub use sgd_update::{SgdStep, SgdTarget, sgd_update_in_place};

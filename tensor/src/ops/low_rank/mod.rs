@@ -175,29 +175,32 @@ impl LowRankTerm<'_> {
     }
 }
 
-impl RowScaled {
-    /// The product `[rows, width] x [width, rank]` with a factor, rounded to f16.
-    ///
-    /// # Errors
-    /// [`TensorError::Shape`] when the factor has another width than this matrix, [`TensorError::DeviceMismatch`], or the
-    /// device's own errors.
-    pub fn project(&self, factor: &RoundedFactor) -> Result<Projection> {
-        const NAME: &str = "project";
-        self.values().expect_same_device(NAME, &factor.values)?;
-        self.values().expect_shape(NAME, &[self.values().shape()[0], factor.width()])?;
-        // Elements of both operands are below 2.
-        let multiple = (4 * factor.width()).div_ceil(LARGEST_PROJECTION).next_power_of_two() as f32;
-        let right = factor.by_rank()?.t()?;
-        let thin = ThinProduct { wide: self.values(), thin: &right, row_scales: None, transposed: false };
-        let values = match cooperative::project(&thin, 1.0 / multiple)? {
-            Some(values) => values,
-            None => composed::project(&thin, 1.0 / multiple)?,
-        };
-        Ok(Projection { values, row_scales: self.scales().clone(), factor_scale: factor.scale.clone(), multiple })
-    }
+/// The products `[rows, width] x [width, rank]` of matrices with factors, rounded to f16, each matrix with a factor of its own.
+/// Those of layers that are computed at the same time belong in one call: equal shapes share their launches.
+///
+/// # Errors
+/// [`TensorError::Shape`] when a factor has another width than its matrix, [`TensorError::DeviceMismatch`], or the device's
+/// own errors.
+pub fn projections(products: &[(&RowScaled, &RoundedFactor)]) -> Result<Vec<Projection>> {
+    products.iter().map(|&(matrix, factor)| project(matrix, factor)).collect()
 }
 
-/// The gradient of a factor, but for a multiple: `Mᵀ·P` for a matrix M and a projection P of another matrix with as many rows.
+fn project(matrix: &RowScaled, factor: &RoundedFactor) -> Result<Projection> {
+    const NAME: &str = "project";
+    matrix.values().expect_same_device(NAME, &factor.values)?;
+    matrix.values().expect_shape(NAME, &[matrix.values().shape()[0], factor.width()])?;
+    // Elements of both operands are below 2.
+    let multiple = (4 * factor.width()).div_ceil(LARGEST_PROJECTION).next_power_of_two() as f32;
+    let right = factor.by_rank()?.t()?;
+    let thin = ThinProduct { wide: matrix.values(), thin: &right, row_scales: None, transposed: false };
+    let values = match cooperative::project(&thin, 1.0 / multiple)? {
+        Some(values) => values,
+        None => composed::project(&thin, 1.0 / multiple)?,
+    };
+    Ok(Projection { values, row_scales: matrix.scales().clone(), factor_scale: factor.scale.clone(), multiple })
+}
+
+/// The gradient of a factor: `alpha·Mᵀ·P` for a matrix M and a projection P of another matrix with as many rows.
 #[derive(Clone, Copy, Debug)]
 pub struct FactorGradient<'a> {
     /// M.
@@ -206,32 +209,33 @@ pub struct FactorGradient<'a> {
     pub projection: &'a Projection,
     /// The factor.
     pub like: &'a RoundedFactor,
+    /// Factor of the product.
+    pub alpha: f32,
 }
 
-/// `alpha` times each product, in f32 and of its factor's shape. Several cost fewer launches together than one by one.
+/// The gradients, in f32 and each of its factor's shape. Those of layers that are computed at the same time belong in one call:
+/// several cost fewer launches together than one by one.
 ///
 /// # Errors
 /// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DeviceMismatch`], or the device's own errors.
-pub fn factor_gradients<const N: usize>(alpha: f32, gradients: [FactorGradient<'_>; N]) -> Result<[Tensor; N]> {
-    for gradient in &gradients {
+pub fn factor_gradients(gradients: &[FactorGradient<'_>]) -> Result<Vec<Tensor>> {
+    for gradient in gradients {
         gradient.check()?;
     }
     let wide: Vec<Tensor> = gradients.iter().map(|gradient| gradient.matrix.values().t()).collect::<Result<_>>()?;
-    let thin: Vec<_> = gradients.iter().zip(&wide).map(|(gradient, wide)| gradient.thin(wide, alpha)).collect();
+    let thin: Vec<_> = gradients.iter().zip(&wide).map(|(gradient, wide)| gradient.thin(wide)).collect();
     let computed = cooperative::factor_gradients(&thin)?;
-    let rest = computed.into_iter().zip(&thin).zip(&gradients).map(|((computed, thin), gradient)| match computed {
+    let rest = computed.into_iter().zip(&thin).zip(gradients).map(|((computed, thin), gradient)| match computed {
         Some(computed) => Ok(computed),
         None => composed::factor_gradient(thin, gradient.like.rank),
     });
-    let results: Vec<Tensor> = rest.collect::<Result<_>>()?;
-    // Proof: one result for each gradient.
-    Ok(results.try_into().expect("N gradients"))
+    rest.collect()
 }
 
 impl FactorGradient<'_> {
     fn check(&self) -> Result<()> {
         const NAME: &str = "factor_gradient";
-        let FactorGradient { matrix, projection, like } = self;
+        let FactorGradient { matrix, projection, like, .. } = self;
         let rows = matrix.values().shape()[0];
         matrix.values().expect_same_device(NAME, &projection.values)?;
         matrix.values().expect_shape(NAME, &[rows, like.width()])?;
@@ -239,8 +243,8 @@ impl FactorGradient<'_> {
     }
 
     /// As kernels take it; `wide` is the matrix's transpose.
-    fn thin<'a>(&'a self, wide: &'a Tensor, alpha: f32) -> ThinGradient<'a> {
-        let FactorGradient { matrix, projection, like } = self;
+    fn thin<'a>(&'a self, wide: &'a Tensor) -> ThinGradient<'a> {
+        let FactorGradient { matrix, projection, like, alpha } = self;
         let product = ThinProduct {
             wide,
             thin: &projection.values,

