@@ -83,12 +83,16 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn new(operation: &'static str, by_input: Vec<Option<Gradient>>) -> Self {
-        Totals { operation, by_input }
-    }
-
-    pub(crate) fn into_inner(self) -> Vec<Option<Gradient>> {
-        self.by_input
+    /// What `rule` makes of what the inputs have gathered.
+    pub(crate) fn after(
+        operation: &'static str,
+        by_input: Vec<Option<Gradient>>,
+        rule: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Vec<Option<Gradient>>> {
+        let mut totals = Totals { operation, by_input };
+        rule(&mut totals)?;
+        totals.by_input.iter().flatten().for_each(|total| total.look(operation));
+        Ok(totals.by_input)
     }
 
     /// Adds a gradient of the input's shape.

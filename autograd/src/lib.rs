@@ -42,6 +42,9 @@ mod tape;
 #[cfg(test)]
 mod tape_tests;
 mod var;
+mod walk;
+#[cfg(test)]
+mod walk_tests;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod check;
@@ -57,6 +60,6 @@ pub use rules::{
     DisentangledConfig, biased_linear_cross_entropy, cross_entropy, linear_cross_entropy, mse_loss, select_where,
 };
 pub use schedule::{Decay, Schedule};
-pub use tape::{Tape, TapeInput, record, record_accumulating};
+pub use tape::{Tape, TapeInput, record, record_accumulating, record_outputs};
 pub use tensor::{Result, TensorError};
 pub use var::Var;

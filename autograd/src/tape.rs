@@ -1,4 +1,4 @@
-//! The tape: what was computed from trainable leaves, in order, and the walk back through it.
+//! The tape: what was computed from trainable leaves, in order.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use crate::accumulation::{Gradient, Totals};
 use crate::finite;
 use crate::gradients::Gradients;
 use crate::var::{Place, Var};
+use crate::walk::{Backward, Edge, Node, Walk};
 
 /// Records operations on [`Var`]s, then turns the record into gradients. Cloning gives another handle to the same
 /// tape; a tape belongs to one thread.
@@ -39,12 +40,6 @@ struct State {
     leaf_requested: bool,
 }
 
-struct Node {
-    operation: &'static str,
-    inputs: Vec<Option<Edge>>,
-    backward: Backward,
-}
-
 /// What an operation can be recorded of.
 pub trait TapeInput {
     /// Where it stands on a tape.
@@ -62,27 +57,6 @@ impl<T: TapeInput> TapeInput for &T {
     fn input_shape(&self) -> &Shape {
         (*self).input_shape()
     }
-}
-
-/// An input of a node. Refers to the tape by number, since a handle would keep the tape alive for ever.
-#[derive(Clone, Copy)]
-struct Edge {
-    tape: u64,
-    index: u64,
-    shape: Shape,
-}
-
-type Rule = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
-/// From the upstream gradient and what each input has gathered so far to the new totals of the inputs. Gradients of
-/// leaves inside a segment are added to those gathered so far.
-type Accumulation = Box<dyn FnOnce(Gradient, Vec<Option<Gradient>>, &mut Gradients) -> Result<Vec<Option<Gradient>>>>;
-
-enum Backward {
-    Leaf(String),
-    /// An input of a segment that is computed again; the number is its position.
-    Input(usize),
-    Rule(Rule),
-    Accumulating(Accumulation),
 }
 
 impl Tape {
@@ -158,7 +132,7 @@ impl Tape {
         F: FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
     {
         finite::look(operation, false, &output);
-        if !self.is_recording() || !inputs.iter().any(|input| input.requires_gradient()) {
+        if !self.records(inputs) {
             return Var::constant(output);
         }
         Var::from_parts(output, Some(self.push(operation, inputs, Backward::Rule(Box::new(backward)))))
@@ -185,17 +159,30 @@ impl Tape {
         I: TapeInput,
         F: FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     {
-        if !self.is_recording() || !inputs.iter().any(|input| input.place().is_some()) {
+        if !self.records(inputs) {
             return None;
         }
-        let rule = move |dy, totals, _: &mut Gradients| {
-            let mut totals = Totals::new(operation, totals);
-            backward(dy, &mut totals)?;
-            let totals = totals.into_inner();
-            totals.iter().flatten().for_each(|total| total.look(operation));
-            Ok(totals)
-        };
+        let rule = move |dy, totals, _: &mut Gradients| Totals::after(operation, totals, |totals| backward(dy, totals));
         Some(self.push(operation, inputs, Backward::Accumulating(Box::new(rule))))
+    }
+
+    /// The places of an operation's outputs, one at least, if gradients are wanted for them.
+    fn places_of<I, F>(&self, operation: &'static str, inputs: &[I], outputs: usize, backward: F) -> Option<Vec<Place>>
+    where
+        I: TapeInput,
+        F: FnOnce(Vec<Option<Gradient>>, &mut Totals) -> Result<()> + 'static,
+    {
+        if outputs == 0 || !self.records(inputs) {
+            return None;
+        }
+        let rule = move |dy, totals| Totals::after(operation, totals, |totals| backward(dy, totals));
+        let first = self.push(operation, inputs, Backward::Joint(outputs, Box::new(rule)));
+        let further = || self.push::<&Var>(operation, &[], Backward::FurtherOutput);
+        Some(std::iter::once(first).chain(std::iter::repeat_with(further).take(outputs - 1)).collect())
+    }
+
+    fn records(&self, inputs: &[impl TapeInput]) -> bool {
+        self.is_recording() && inputs.iter().any(|input| input.place().is_some())
     }
 
     /// Records a segment that is computed again in the backward pass.
@@ -301,99 +288,6 @@ impl State {
     }
 }
 
-/// One walk back over the nodes of a tape.
-struct Walk<'a> {
-    tape: u64,
-    first: u64,
-    nodes: Vec<Node>,
-    /// What has been gathered so far for each node that is still there, except leaves.
-    pending: Vec<Option<Gradient>>,
-    totals: Vec<Option<Tensor>>,
-    leaves: &'a mut Gradients,
-}
-
-impl<'a> Walk<'a> {
-    fn new(tape: u64, first: u64, nodes: Vec<Node>, totals: Vec<Option<Tensor>>, leaves: &'a mut Gradients) -> Self {
-        let pending = nodes.iter().map(|_| None).collect();
-        Walk { tape, first, nodes, pending, totals, leaves }
-    }
-
-    fn run(mut self, output: Edge, upstream: Tensor) -> Result<Vec<Option<Tensor>>> {
-        // Frees what was recorded after the output: nothing of it leads to the leaves.
-        let last = self.position("backward", &output)?;
-        self.nodes.truncate(last + 1);
-        self.pending.truncate(last + 1);
-        self.deposit("backward", &output, upstream.into())?;
-        while let (Some(node), Some(upstream)) = (self.nodes.pop(), self.pending.pop()) {
-            let Some(upstream) = upstream else { continue };
-            let gradients = match node.backward {
-                // Both receive their contributions in `deposit` already.
-                Backward::Leaf(_) | Backward::Input(_) => continue,
-                Backward::Rule(rule) => {
-                    let gradients = rule(&upstream.into_tensor()?)?;
-                    gradients.iter().flatten().for_each(|gradient| finite::look(node.operation, true, gradient));
-                    gradients.into_iter().map(|gradient| gradient.map(Gradient::from)).collect()
-                }
-                Backward::Accumulating(rule) => {
-                    let totals = node.inputs.iter().map(|edge| self.withdraw(edge.as_ref())).collect();
-                    rule(upstream, totals, self.leaves)?
-                }
-            };
-            if gradients.len() != node.inputs.len() {
-                let message = format!("the rule has {} gradients for {} inputs", gradients.len(), node.inputs.len());
-                return Err(misuse(node.operation, message));
-            }
-            for (edge, gradient) in node.inputs.iter().zip(gradients) {
-                if let (Some(edge), Some(gradient)) = (edge, gradient) {
-                    self.deposit(node.operation, edge, gradient)?;
-                }
-            }
-        }
-        Ok(self.totals)
-    }
-
-    /// Where the node of an edge lies, if it is still there.
-    fn position(&self, operation: &'static str, edge: &Edge) -> Result<usize> {
-        if edge.tape != self.tape {
-            return Err(misuse(operation, "a variable was recorded on another tape"));
-        }
-        let position = edge.index.checked_sub(self.first).map(|position| position as usize);
-        position.filter(|&position| position < self.nodes.len()).ok_or_else(|| {
-            misuse(operation, "a variable was recorded before the last backward pass, which emptied the tape")
-        })
-    }
-
-    fn deposit(&mut self, operation: &'static str, edge: &Edge, gradient: Gradient) -> Result<()> {
-        let position = self.position(operation, edge)?;
-        if gradient.shape() != &edge.shape {
-            let expected = format!("a gradient of shape {}", edge.shape);
-            return Err(TensorError::Shape { operation, expected, found: *gradient.shape() });
-        }
-        let total = match &self.nodes[position].backward {
-            Backward::Leaf(name) => return self.leaves.add(name, gradient.into_tensor()?),
-            Backward::Input(input) => {
-                let total = self.totals[*input].take().map(Gradient::from);
-                self.totals[*input] = Some(gradient.added_to(total)?.into_tensor()?);
-                return Ok(());
-            }
-            Backward::Rule(_) | Backward::Accumulating(_) => &mut self.pending[position],
-        };
-        *total = Some(gradient.added_to(total.take())?);
-        Ok(())
-    }
-
-    /// Takes out what an input has gathered so far, for a rule that adds to it and returns the total.
-    fn withdraw(&mut self, edge: Option<&Edge>) -> Option<Gradient> {
-        // An edge that leads nowhere is reported when the total is deposited.
-        let position = self.position("checkpoint", edge?).ok()?;
-        match &self.nodes[position].backward {
-            Backward::Leaf(name) => self.leaves.remove(name).map(Gradient::from),
-            Backward::Input(input) => self.totals[*input].take().map(Gradient::from),
-            Backward::Rule(_) | Backward::Accumulating(_) => self.pending[position].take(),
-        }
-    }
-}
-
 /// Records one operation on the tape of its inputs; see [`Tape::record`]. A constant comes out when no input requires
 /// a gradient.
 pub fn record<F>(operation: &'static str, inputs: &[&Var], output: Tensor, backward: F) -> Var
@@ -417,6 +311,21 @@ where
 {
     finite::look(operation, false, &output);
     Var::from_parts(output, record_place(operation, inputs, backward))
+}
+
+/// As [`record_accumulating`], for an operation with several outputs: `backward` gets the gradient of each, `None` where
+/// nothing led back to an output. It runs after the rules of all that read any of them, and not at all where none of them has
+/// a gradient.
+pub fn record_outputs<I, F>(operation: &'static str, inputs: &[I], outputs: Vec<Tensor>, backward: F) -> Vec<Var>
+where
+    I: TapeInput,
+    F: FnOnce(Vec<Option<Gradient>>, &mut Totals) -> Result<()> + 'static,
+{
+    outputs.iter().for_each(|output| finite::look(operation, false, output));
+    let tape = inputs.iter().find_map(TapeInput::place).map(|place| &place.tape);
+    let places = tape.and_then(|tape| tape.places_of(operation, inputs, outputs.len(), backward));
+    let mut places = places.into_iter().flatten();
+    outputs.into_iter().map(|output| Var::from_parts(output, places.next())).collect()
 }
 
 /// The place of an operation's output on the tape of its inputs, if a gradient is wanted for it.
