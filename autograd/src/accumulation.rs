@@ -1,6 +1,6 @@
 //! What goes back along the tape: the gradient of an output as its rule gets it, and what the inputs have gathered so far.
 
-use tensor::{Result, RowScaled, Shape, Tensor};
+use tensor::{Result, RowScaled, Shape, Tensor, row_scaled_together};
 
 use crate::finite;
 use crate::tape::misuse;
@@ -50,6 +50,26 @@ impl Gradient {
             Value::Exact(tensor) => tensor.as_rows()?.row_scaled(),
             Value::Rounded(rows) => Ok(rows),
         }
+    }
+
+    /// [`Gradient::row_scaled`] of several, which share launches.
+    ///
+    /// # Errors
+    /// As [`Gradient::row_scaled`].
+    pub fn row_scaled_together(gradients: Vec<Self>) -> Result<Vec<RowScaled>> {
+        let exact = gradients.iter().filter_map(|gradient| match &gradient.value {
+            Value::Exact(tensor) => Some(tensor.as_rows()),
+            Value::Rounded(_) => None,
+        });
+        let exact: Vec<Tensor> = exact.collect::<Result<_>>()?;
+        let mut rounded = row_scaled_together(&exact.iter().collect::<Vec<_>>())?.into_iter();
+        drop(exact);
+        let all = gradients.into_iter().map(|gradient| match gradient.value {
+            Value::Exact(_) => rounded.next(),
+            Value::Rounded(rows) => Some(rows),
+        });
+        // One for each exact gradient: none is missing.
+        Ok(all.flatten().collect())
     }
 
     /// This gradient, in f32, after `total`.

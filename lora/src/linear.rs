@@ -18,6 +18,8 @@ mod rounded_factors;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together_tests;
 
 pub(crate) use decomposed::row_norms;
 pub use rounded_factors::RoundedFactors;
@@ -111,6 +113,36 @@ impl Linear {
     pub fn forward(&self, forward: &Forward, x: impl Into<Operand>) -> Result<Var> {
         let x = &x.into();
         self.check_input(x)?;
+        match self.branch(forward, x)? {
+            // One output for one layer.
+            Some(branch) => Ok(mixed::together(&[branch], x)?.remove(0)),
+            None => self.forward_alone(forward, x),
+        }
+    }
+
+    /// [`Linear::forward`] of layers that read one input, at the cost of fewer launches where all of them train in mixed
+    /// precision. The values and gradients are the same, sums of gradients added up in the same order.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_together<const N: usize>(
+        forward: &Forward,
+        layers: [&Self; N],
+        x: impl Into<Operand>,
+    ) -> Result<[Var; N]> {
+        let x = &x.into();
+        layers.iter().try_for_each(|layer| layer.check_input(x))?;
+        let branches = layers.iter().map(|layer| layer.branch(forward, x)).collect::<Result<Vec<_>>>()?;
+        let outputs = match branches.into_iter().collect::<Option<Vec<_>>>() {
+            Some(branches) => mixed::together(&branches, x)?,
+            None => layers.iter().map(|layer| layer.forward(forward, x)).collect::<Result<_>>()?,
+        };
+        // Proof: one output for each layer.
+        Ok(outputs.try_into().expect("N outputs"))
+    }
+
+    /// A layer that has no [`Linear::branch`].
+    fn forward_alone(&self, forward: &Forward, x: &Operand) -> Result<Var> {
         if let Some((stack, factors)) =
             forward.stack.as_ref().and_then(|stack| Some((stack, stack.factors(&self.name)?)))
         {
@@ -195,13 +227,6 @@ impl Linear {
         let probability = set.config().dropout;
         let dropout = forward.dropout.filter(|_| probability > 0.0);
         let subtracted = set.subtracted_product(&self.name).map(|initial| (initial.a.clone(), initial.b.clone()));
-        // Everything that a training step multiplies has 16 bits; what only computes takes the factors as they are.
-        let trains = forward.dropout.is_some();
-        let is_plain = dropout.is_none() && subtracted.is_none() && adapter.magnitude.is_none();
-        if trains && is_plain && is_mixed(&self.weight) {
-            let factors = forward.rounded.of(set, adapter)?;
-            return self.with_rounded_factors(x, [&a, &b], factors, bias.as_ref(), adapter.scaling);
-        }
         let update = Update {
             scaling: adapter.scaling,
             dropout: dropout.map(|source| Dropout { probability, key: source.key(&self.name) }),

@@ -1,93 +1,190 @@
-//! A linear layer with an adapter in training with mixed precision: all operands of its products have 16 bits.
+//! Linear layers in training with mixed precision: all operands of their products have 16 bits. Layers that read one input
+//! are one recorded operation, so that what their adapters do alike shares launches.
 
-use autograd::{Gradient, KeptRows, Operand, Totals, Var, record_accumulating};
+use autograd::{Gradient, KeptRows, Operand, Totals, Var, record_outputs};
 use tensor::{
-    Addends, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, Shape, Tensor, factor_gradients,
-    projections,
+    Addends, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, RowScaled, Shape, Tensor,
+    factor_gradients, projections,
 };
 
 use super::rows::bias_gradient;
 use super::{Linear, product_onto};
+use crate::adapter::Adapter;
+use crate::adapter_set::AdapterSet;
+use crate::forward::Forward;
+
+/// A layer of those that [`together`] computes.
+pub(super) struct Branch<'a> {
+    pub layer: &'a Linear,
+    pub bias: Option<Var>,
+    pub adapter: Option<PlainAdapter>,
+}
+
+/// An adapter without peculiarities: `s·(x·Aᵀ)·Bᵀ`.
+pub(super) struct PlainAdapter {
+    pub a: Var,
+    pub b: Var,
+    /// The values of `a` and `b`.
+    pub rounded: [RoundedFactor; 2],
+    pub scaling: f32,
+}
 
 impl Linear {
-    /// `y = x·Wᵀ + bias + s·(x·Aᵀ)·Bᵀ` as one recorded operation, with an f16 weight. Besides x and dy, as in every layer in
-    /// mixed precision, the factors are rounded to 16 bits, and so are their products with x and dy; sums and all results are
-    /// f32. `rounded_a` and `rounded_b` are the values of `a` and `b`. See [`MixedRule`].
-    pub(super) fn with_rounded_factors(
-        &self,
-        x: &Operand,
-        [a, b]: [&Var; 2],
-        [rounded_a, rounded_b]: [RoundedFactor; 2],
-        bias: Option<&Var>,
-        scaling: f32,
-    ) -> Result<Var> {
-        let rows = x.row_scaled()?;
-        let h = only(projections(&[(&rows, &rounded_a)])?);
-        let term = LowRankTerm { projection: &h, factor: &rounded_b, alpha: scaling };
-        let addends = Addends { low_rank: Some(term), bias: bias.map(Var::tensor), onto: None };
-        let output = rows.matmul_plus(&self.weight.t()?, addends)?.reshape(&self.output_shape(x))?;
-        let rule = MixedRule {
-            x: x.kept()?,
-            h,
-            a: rounded_a,
-            b: rounded_b,
-            weight: self.weight.clone(),
-            scaling,
-            input_shape: *x.shape(),
-            input_needs_gradient: x.requires_gradient(),
-            bias_needs_gradient: bias.is_some_and(Var::requires_gradient),
+    /// The layer as [`together`] takes it, where it can: in a training step, with an f16 weight that nobody trains, and with
+    /// a plain adapter, or with none where a gradient is wanted of it all the same.
+    pub(super) fn branch(&self, forward: &Forward, x: &Operand) -> Result<Option<Branch<'_>>> {
+        // What only computes takes the factors as they are.
+        let trains = forward.dropout.is_some() && forward.stack.is_none();
+        if !trains || !self.is_mixed(forward) {
+            return Ok(None);
+        }
+        let adapter = forward.adapters.as_ref().and_then(|set| Some((set, set.adapter(&self.name)?)));
+        let adapter = match adapter {
+            Some((set, adapter)) if self.is_plain(set, adapter) => Some(PlainAdapter {
+                a: forward.leaf(set, &adapter.a)?,
+                b: forward.leaf(set, &adapter.b)?,
+                rounded: forward.rounded.of(set, adapter)?,
+                scaling: adapter.scaling,
+            }),
+            None if x.requires_gradient() => None,
+            _ => return Ok(None),
         };
-        let inputs: Vec<Operand> = [x.clone(), a.into(), b.into()].into_iter().chain(bias.map(Operand::from)).collect();
-        Ok(record_accumulating("linear with adapter", &inputs, output, move |dy, totals| rule.backward(dy, totals)))
+        let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
+        Ok(Some(Branch { layer: self, bias, adapter }))
+    }
+
+    fn is_plain(&self, set: &AdapterSet, adapter: &Adapter) -> bool {
+        let dropout = set.config().dropout;
+        dropout <= 0.0 && set.subtracted_product(&self.name).is_none() && adapter.magnitude.is_none()
     }
 }
 
-/// The projection that comes of one product.
-fn only(mut projections: Vec<Projection>) -> Projection {
-    // Proof: each product gives one.
-    projections.pop().expect("a projection")
+/// `yᵢ = x·Wᵢᵀ + biasᵢ + sᵢ·(x·Aᵢᵀ)·Bᵢᵀ` for each of the layers as one recorded operation. Besides x and dy, as in every layer
+/// in mixed precision, the factors are rounded to 16 bits, and so are their products with x and dy; sums and all results are
+/// f32. See [`JointRule`].
+pub(super) fn together(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<Var>> {
+    if branches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = x.row_scaled()?;
+    let adapters = branches.iter().filter_map(|branch| branch.adapter.as_ref());
+    let products: Vec<_> = adapters.map(|adapter| (&rows, &adapter.rounded[0])).collect();
+    let mut projections = projections(&products)?.into_iter();
+    let (mut inputs, mut outputs, mut saved) = (vec![x.clone()], Vec::new(), Vec::new());
+    let mut input = |var: &Var| {
+        inputs.push(var.into());
+        inputs.len() - 1
+    };
+    for Branch { layer, bias, adapter } in branches {
+        // One projection for each adapter.
+        let adapter = adapter.as_ref().and_then(|adapter| Some((adapter, projections.next()?)));
+        let low_rank = adapter.as_ref().map(|(PlainAdapter { rounded: [_, b], scaling, .. }, h)| LowRankTerm {
+            projection: h,
+            factor: b,
+            alpha: *scaling,
+        });
+        let addends = Addends { low_rank, bias: bias.as_ref().map(Var::tensor), onto: None };
+        outputs.push(rows.matmul_plus(&layer.weight.t()?, addends)?.reshape(&layer.output_shape(x))?);
+        saved.push(Saved {
+            weight: layer.weight.clone(),
+            bias: bias.as_ref().filter(|bias| bias.requires_gradient()).map(&mut input),
+            adapter: adapter.map(|(PlainAdapter { a, b, rounded: [rounded_a, rounded_b], scaling }, h)| SavedAdapter {
+                h,
+                a: rounded_a.clone(),
+                b: rounded_b.clone(),
+                scaling: *scaling,
+                inputs: [a, b].map(&mut input),
+            }),
+        });
+    }
+    let rule = JointRule {
+        x: x.kept()?,
+        branches: saved,
+        input_shape: *x.shape(),
+        input_needs_gradient: x.requires_gradient(),
+    };
+    Ok(record_outputs("linear layers", &inputs, outputs, move |dy, totals| rule.backward(dy, totals)))
 }
 
-/// The derivative with `h = x·Aᵀ` and `g = dy·B`:
+/// The derivative with `hᵢ = x·Aᵢᵀ` and `gᵢ = dyᵢ·Bᵢ`, of layers whose output somebody read:
 ///
-/// - `dB = s·dyᵀ·h`
-/// - `dA = s·gᵀ·x`
-/// - `dx = dy·W + s·g·A`
-/// - the bias's gradient is the sum of dy's rows
-struct MixedRule {
+/// - `dBᵢ = sᵢ·dyᵢᵀ·hᵢ`
+/// - `dAᵢ = sᵢ·gᵢᵀ·x`
+/// - `dx = Σᵢ dyᵢ·Wᵢ + sᵢ·gᵢ·Aᵢ`, the last layer first, as if they had been recorded one after another
+/// - the gradient of a bias is the sum of the rows of its dy
+struct JointRule {
     x: KeptRows,
+    branches: Vec<Saved>,
+    input_shape: Shape,
+    input_needs_gradient: bool,
+}
+
+/// What the rule needs of a layer.
+struct Saved {
+    weight: Tensor,
+    /// Number of the bias among the operation's inputs, where it is trained.
+    bias: Option<usize>,
+    adapter: Option<SavedAdapter>,
+}
+
+struct SavedAdapter {
     h: Projection,
     a: RoundedFactor,
     b: RoundedFactor,
-    weight: Tensor,
     scaling: f32,
-    input_shape: Shape,
-    input_needs_gradient: bool,
-    bias_needs_gradient: bool,
+    /// Numbers of A and B among the operation's inputs.
+    inputs: [usize; 2],
 }
 
-impl MixedRule {
-    /// The inputs are x, A, B and the bias.
-    fn backward(self, dy: Gradient, totals: &mut Totals) -> Result<()> {
-        if self.bias_needs_gradient {
-            totals.add(3, bias_gradient(&dy)?)?;
+impl JointRule {
+    /// Input 0 is x.
+    fn backward(self, dy: Vec<Option<Gradient>>, totals: &mut Totals) -> Result<()> {
+        let read = self.branches.into_iter().zip(dy).filter_map(|(branch, dy)| Some((branch, dy?)));
+        let (branches, dy): (Vec<Saved>, Vec<Gradient>) = read.unzip();
+        for (branch, dy) in branches.iter().zip(&dy) {
+            if let Some(bias) = branch.bias {
+                totals.add(bias, bias_gradient(dy)?)?;
+            }
         }
-        let dy = dy.row_scaled()?;
-        let (x, g) = (self.x.rows()?, only(projections(&[(&dy, &self.b)])?));
-        let of_a = FactorGradient { matrix: &x, projection: &g, like: &self.a, alpha: self.scaling };
-        let of_b = FactorGradient { matrix: &dy, projection: &self.h, like: &self.b, alpha: self.scaling };
-        for (input, gradient) in (1..).zip(factor_gradients(&[of_a, of_b])?) {
-            totals.add(input, gradient)?;
+        let dy = Gradient::row_scaled_together(dy)?;
+        let mut g = of_factors(self.x, &branches, &dy, totals)?;
+        if !self.input_needs_gradient {
+            return Ok(());
         }
-        drop((x, self.h));
-        if self.input_needs_gradient {
-            let low_rank = Some(LowRankTerm { projection: &g, factor: &self.a, alpha: self.scaling });
+        // Each goes as soon as it has been read.
+        for (branch, dy) in branches.into_iter().zip(dy).rev() {
+            let g = branch.adapter.as_ref().and_then(|_| g.pop());
+            let low_rank = branch
+                .adapter
+                .as_ref()
+                .zip(g.as_ref())
+                .map(|(SavedAdapter { a, scaling, .. }, g)| LowRankTerm { projection: g, factor: a, alpha: *scaling });
             totals.update(0, |total| {
                 product_onto(total, &self.input_shape, |onto| {
-                    dy.matmul_plus(&self.weight, Addends { low_rank, bias: None, onto })
+                    dy.matmul_plus(&branch.weight, Addends { low_rank, bias: None, onto })
                 })
             })?;
         }
         Ok(())
     }
+}
+
+/// Adds up the gradients of all factors, and returns g of each layer that has an adapter.
+fn of_factors(x: KeptRows, branches: &[Saved], dy: &[RowScaled], totals: &mut Totals) -> Result<Vec<Projection>> {
+    let adapted = branches.iter().zip(dy).filter_map(|(branch, dy)| Some((branch.adapter.as_ref()?, dy)));
+    let adapted: Vec<(&SavedAdapter, &RowScaled)> = adapted.collect();
+    if adapted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let products: Vec<_> = adapted.iter().map(|&(adapter, dy)| (dy, &adapter.b)).collect();
+    let (g, x) = (projections(&products)?, x.rows()?);
+    let gradients = adapted.iter().zip(&g).flat_map(|(&(adapter, dy), g)| {
+        let SavedAdapter { h, a, b, scaling: alpha, .. } = adapter;
+        let of_a = FactorGradient { matrix: &x, projection: g, like: a, alpha: *alpha };
+        [of_a, FactorGradient { matrix: dy, projection: h, like: b, alpha: *alpha }]
+    });
+    let gradients = factor_gradients(&gradients.collect::<Vec<_>>())?;
+    let inputs = adapted.iter().flat_map(|(adapter, _)| adapter.inputs);
+    inputs.zip(gradients).try_for_each(|(input, gradient)| totals.add(input, gradient))?;
+    Ok(g)
 }

@@ -191,8 +191,10 @@ on_each_backend! {
                     let y = match (fused, rounded) {
                         (true, true) => {
                             let bias = layer.bias.clone().map(Var::constant);
-                            let factors = [a.tensor().rounded_factor(0)?, b.tensor().rounded_factor(1)?];
-                            layer.with_rounded_factors(&Operand::from(&x), [&a, &b], factors, bias.as_ref(), 0.8)?
+                            let rounded = [a.tensor().rounded_factor(0)?, b.tensor().rounded_factor(1)?];
+                            let adapter = mixed::PlainAdapter { a, b, rounded, scaling: 0.8 };
+                            let branch = mixed::Branch { layer: &layer, bias, adapter: Some(adapter) };
+                            mixed::together(&[branch], &Operand::from(&x))?.remove(0)
                         }
                         (true, false) => with_factors(&layer, &x, &a, &b, 0.8, dropout)?,
                         (false, _) => composed(&layer, &x, &a, &b, 0.8, dropout)?,

@@ -165,9 +165,8 @@ impl Attention {
         };
         let head_dim = hidden / self.heads;
         let split = |x: Var| x.reshape(&[batch, sequence, self.heads, head_dim]);
-        let query = split(self.query.forward(forward, x)?)?;
-        let key = split(self.key.forward(forward, x)?)?;
-        let value = split(self.value.forward(forward, x)?)?;
+        let [query, key, value] = Linear::forward_together(forward, [&self.query, &self.key, &self.value], x)?;
+        let (query, key, value) = (split(query)?, split(key)?, split(value)?);
         let (position_key, position_query) = self.project_positions(forward, relative, head_dim)?;
         let terms = 1 + usize::from(self.content_to_position) + usize::from(self.position_to_content);
         let dropout = forward.dropout.filter(|_| self.attention_dropout > 0.0);
@@ -205,10 +204,12 @@ impl Attention {
         let embeddings = drop_out(forward, relative.clone(), self.hidden_dropout, &place)?;
         let apart = |source: DropoutSource| DropoutSource { seed: source.seed ^ POSITION_SEED, ..source };
         let forward = Forward { dropout: forward.dropout.map(apart), ..forward.clone() };
-        let project = |projection: &Linear| {
-            let buckets = embeddings.shape()[0];
-            projection.forward(&forward, &embeddings)?.reshape(&[buckets, self.heads, head_dim])
-        };
+        let split = |x: Var| x.reshape(&[embeddings.shape()[0], self.heads, head_dim]);
+        if self.content_to_position && self.position_to_content {
+            let [key, query] = Linear::forward_together(&forward, [&self.key, &self.query], &embeddings)?;
+            return Ok((Some(split(key)?), Some(split(query)?)));
+        }
+        let project = |projection: &Linear| split(projection.forward(&forward, &embeddings)?);
         Ok((
             self.content_to_position.then(|| project(&self.key)).transpose()?,
             self.position_to_content.then(|| project(&self.query)).transpose()?,

@@ -157,9 +157,8 @@ impl Attention {
             let count = projected.shape()[2] / self.head_dim;
             projected.reshape(&[batch, sequence, count, self.head_dim])
         };
-        let query = heads(self.query.forward(forward, &x)?)?;
-        let key = heads(self.key.forward(forward, &x)?)?;
-        let value = heads(self.value.forward(forward, x)?)?;
+        let [query, key, value] = Linear::forward_together(forward, [&self.query, &self.key, &self.value], x)?;
+        let (query, key, value) = (heads(query)?, heads(key)?, heads(value)?);
         let is_mixed = MixedAttention::HEAD_DIMS.contains(&self.head_dim)
             && [&self.query, &self.key, &self.value, &self.output].iter().all(|linear| linear.is_mixed(forward));
         let mixed: Operand = match cache {
@@ -195,7 +194,7 @@ impl FeedForward {
     /// down(silu(gate(x)) · up(x)).
     fn forward(&self, forward: &Forward, x: Operand) -> Result<Var> {
         // Each goes as soon as it has been read: this is where a block takes the most memory.
-        let (gate, up) = (self.gate.forward(forward, &x)?, self.up.forward(forward, x)?);
+        let [gate, up] = Linear::forward_together(forward, [&self.gate, &self.up], x)?;
         let is_mixed = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward));
         let gated: Operand = if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() };
         drop((gate, up));
