@@ -10,6 +10,7 @@ mod memory;
 mod pipeline;
 mod profile;
 mod rows;
+mod sender;
 mod stream;
 mod transfer;
 #[cfg(test)]
@@ -55,7 +56,8 @@ impl Gpu {
         let limits = device.limits();
         let options =
             GpuOptions { immediates: options.immediates && features.contains(wgpu::Features::IMMEDIATES), ..options };
-        let stream = stream::Stream::new(&device, &options);
+        let sender = sender::Sender::start(&device, &queue, &faults)?;
+        let stream = stream::Stream::new(&device, sender, &options);
         let cooperative = cooperative::CooperativeMatrices::of(&adapter, &options);
         Ok(Arc::new(Gpu {
             summary,
@@ -80,20 +82,28 @@ impl Gpu {
 
     /// Sends what is recorded and waits until the GPU is done with it.
     pub fn synchronize(&self) -> Result<()> {
-        self.flush()?;
+        self.drain()?;
         self.wait()
     }
 
     /// Sends what is recorded.
     pub fn flush(&self) -> Result<()> {
-        lock(&self.stream).submit(self)?;
+        lock(&self.stream).submit(self)
+    }
+
+    /// Sends what is recorded; it is with the queue afterwards.
+    fn drain(&self) -> Result<()> {
+        let mut stream = lock(&self.stream);
+        stream.submit(self)?;
+        stream.sender.drain()?;
         self.faults.check()
     }
 
+    /// Waits until the GPU is done with what the queue was given.
     fn wait(&self) -> Result<()> {
         self.counters.host_waits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        lock(&self.stream).waited = true;
+        lock(&self.stream).start_again();
         self.faults.check()?;
         polled.map(|_| ()).map_err(|error| crate::TensorError::DeviceLost { reason: error.to_string() })
     }

@@ -1,4 +1,4 @@
-//! The command stream: dispatches go into one open compute pass and are sent in batches.
+//! The command stream: dispatches go into one open compute pass and are given to the sender in batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,13 +8,15 @@ use super::Gpu;
 use super::dispatch::Dispatch;
 use super::pipeline::{PARAMETER_BYTES, Pipeline, parameter_layout};
 use super::profile::Profile;
+use super::sender::{Batch, Sender};
 use crate::device::GpuOptions;
 use crate::error::Result;
 
-/// Dispatches per submission: below 64 the cost of submitting shows, above 128 the GPU starts late.
+/// Dispatches per submission: below 64 the cost of submitting shows.
 const BATCH: usize = 96;
 
-/// Dispatches in the first submission after a wait: the GPU has nothing to do until it comes.
+/// Dispatches in the first submission after a wait: the GPU has nothing to do until it comes. The next ones double, so that
+/// each comes before the GPU is done with those before it.
 const FIRST_BATCH: usize = 16;
 
 /// Distance between parameter blocks in the buffer that stands in for immediates; the usual offset alignment.
@@ -28,10 +30,13 @@ const BIND_GROUP_LIMIT: usize = 1 << 16;
 pub(super) struct Stream {
     open: Option<Open>,
     recorded: usize,
-    /// Whether the host has waited for the GPU since the last submission.
-    pub waited: bool,
+    /// Dispatches with which the batch being recorded is full.
+    full: usize,
     /// Serial number of the batch being recorded; buffers remember the last one that used them.
     pub batch: u64,
+    /// The kernel that was recorded last.
+    last_kernel: String,
+    pub sender: Sender,
     pipelines: HashMap<u64, Arc<Pipeline>>,
     bind_groups: HashMap<Vec<u64>, wgpu::BindGroup>,
     key: Vec<u64>,
@@ -53,7 +58,7 @@ struct ParameterBuffer {
 }
 
 impl Stream {
-    pub fn new(device: &wgpu::Device, options: &GpuOptions) -> Self {
+    pub fn new(device: &wgpu::Device, sender: Sender, options: &GpuOptions) -> Self {
         let layout = parameter_layout(device);
         let blocks = (!options.immediates).then(|| {
             let buffer = device.create_buffer(&wgpu::BufferDescriptor {
@@ -74,8 +79,10 @@ impl Stream {
         Stream {
             open: None,
             recorded: 0,
-            waited: true,
+            full: FIRST_BATCH,
             batch: 1,
+            last_kernel: String::new(),
+            sender,
             pipelines: HashMap::new(),
             bind_groups: HashMap::new(),
             key: Vec::new(),
@@ -87,7 +94,8 @@ impl Stream {
     /// Adds a dispatch to the open pass; sends the batch when it is full.
     pub fn record(&mut self, gpu: &Gpu, dispatch: &Dispatch<'_>, grid: [u32; 3]) -> Result<()> {
         gpu.faults.check()?;
-        gpu.faults.note_kernel(dispatch.name());
+        self.last_kernel.clear();
+        self.last_kernel.push_str(dispatch.name());
         let pipeline = self.pipeline(gpu, dispatch)?;
         let group = self.bind_group(gpu, &pipeline, dispatch);
         let batch = self.batch;
@@ -124,29 +132,31 @@ impl Stream {
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
         gpu.counters.dispatches.fetch_add(1, Relaxed);
         self.recorded += 1;
-        let full = if self.waited { FIRST_BATCH } else { BATCH };
-        if self.recorded >= full { self.submit(gpu) } else { Ok(()) }
+        if self.recorded >= self.full { self.submit(gpu) } else { Ok(()) }
     }
 
     /// Sends everything recorded. Does nothing when nothing is.
     pub fn submit(&mut self, gpu: &Gpu) -> Result<()> {
-        let Some(mut open) = self.open.take() else {
-            return Ok(());
+        let Some(Open { pass, encoder }) = self.open.take() else {
+            return gpu.faults.check();
         };
-        open.pass = None;
-        if let Some((buffer, _)) = &self.parameters.blocks {
-            self.parameters.host.resize(self.parameters.host.len().next_multiple_of(4), 0);
-            gpu.queue.write_buffer(buffer, 0, &self.parameters.host);
-            self.parameters.host.clear();
-        }
-        gpu.queue.submit([open.encoder.finish()]);
+        let parameters = self.parameters.blocks.as_ref().map(|(buffer, _)| {
+            let mut bytes = std::mem::take(&mut self.parameters.host);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            (buffer.clone(), bytes)
+        });
+        let batch = Batch { number: self.batch, encoder, pass, parameters, last_kernel: self.last_kernel.clone() };
+        self.sender.send(batch)?;
         gpu.counters.submits.fetch_add(1, Relaxed);
         self.recorded = 0;
-        self.waited = false;
+        self.full = (2 * self.full).min(BATCH);
         self.batch += 1;
-        // Lets the driver take back what finished work no longer needs.
-        let _ = gpu.device.poll(wgpu::PollType::Poll);
         gpu.faults.check()
+    }
+
+    /// What the host does after it has waited for the GPU.
+    pub fn start_again(&mut self) {
+        self.full = FIRST_BATCH;
     }
 
     /// Forgets all bind groups, which hold on to their buffers.
@@ -180,6 +190,7 @@ impl Stream {
                 resource: storage.buffer().raw.as_entire_binding(),
             })
             .collect();
+        gpu.faults.note_kernel(dispatch.name());
         let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &pipeline.layout,

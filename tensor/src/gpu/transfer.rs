@@ -19,11 +19,15 @@ impl Gpu {
     pub fn upload(self: &Arc<Self>, operation: &'static str, bytes: &[u8]) -> Result<GpuStorage> {
         let storage = self.allocate(operation, bytes.len() as u64)?;
         let buffer = storage.buffer();
-        // Writes go ahead of commands not yet sent; send them first if they still use this buffer.
+        // Writes go ahead of commands not yet with the queue; send them first if they still use this buffer.
         {
             let mut stream = lock(&self.stream);
-            if buffer.last_batch.load(Relaxed) == stream.batch {
+            let last_batch = buffer.last_batch.load(Relaxed);
+            if last_batch == stream.batch {
                 stream.submit(self)?;
+            }
+            if !stream.sender.has_submitted(last_batch) {
+                stream.sender.drain()?;
             }
         }
         for (index, piece) in bytes.chunks(PIECE).enumerate() {
@@ -67,7 +71,7 @@ impl Gpu {
     }
 
     fn download_piece(&self, storage: &GpuStorage, start: u64, count: u64, take: impl FnOnce(&[u8])) -> Result<()> {
-        self.flush()?;
+        self.drain()?;
         let mut slot = lock(&self.staging);
         let staging = match slot.take() {
             Some(staging) if staging.size() >= count => staging,

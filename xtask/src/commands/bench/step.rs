@@ -135,6 +135,8 @@ impl Batches {
 
 struct Measured {
     seconds: Vec<f64>,
+    /// What the host needed to record and send each step; the GPU works meanwhile.
+    host_seconds: Vec<f64>,
     first_loss: f32,
     last_loss: f32,
     before: Counters,
@@ -151,11 +153,12 @@ fn measure(run: &mut TrainingStep<'_>, batches: &Batches, options: &Options, dev
     device.synchronize()?;
     device.reset_peak();
     let before = device.counters();
-    let (mut seconds, mut last_loss) = (Vec::with_capacity(options.steps), f32::NAN);
+    let (mut seconds, mut host_seconds, mut last_loss) = (Vec::new(), Vec::new(), f32::NAN);
     for index in 0..options.steps {
         let batch = batches.next((options.warmup + index) as u64)?;
         let started = Instant::now();
         let loss = run.run(&batch)?;
+        host_seconds.push(started.elapsed().as_secs_f64());
         device.synchronize()?;
         seconds.push(started.elapsed().as_secs_f64());
         last_loss = loss.item()?;
@@ -164,11 +167,12 @@ fn measure(run: &mut TrainingStep<'_>, batches: &Batches, options: &Options, dev
     let batch = batches.next(0)?;
     let (outcome, kernels) = device.profile(|| run.run(&batch))?;
     outcome?;
-    Ok(Measured { seconds, first_loss: first_loss.unwrap_or(f32::NAN), last_loss, before, after, kernels })
+    let first_loss = first_loss.unwrap_or(f32::NAN);
+    Ok(Measured { seconds, host_seconds, first_loss, last_loss, before, after, kernels })
 }
 
 fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured, output: &Output) -> Value {
-    let step = Spread::of(measured.seconds.clone());
+    let [step, host] = [&measured.seconds, &measured.host_seconds].map(|seconds| Spread::of(seconds.clone()));
     let tokens = (case.batch * case.sequence) as f64;
     let per_step = |count: fn(&Counters) -> u64| {
         (count(&measured.after) - count(&measured.before)) as f64 / measured.seconds.len() as f64
@@ -176,7 +180,7 @@ fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured
     let (dispatches, submits) = (per_step(|c| c.dispatches), per_step(|c| c.submits));
     let (created, groups) = (per_step(|c| c.buffers_created), per_step(|c| c.bind_groups_created));
     output.say(format!(
-        "\n{}, batch {} x {}, rank {}, {}, {}: {:.1} ms a step (from {:.1} to {:.1}), {:.0} tokens/s",
+        "\n{}, batch {} x {}, rank {}, {}, {}: {:.1} ms a step (from {:.1} to {:.1}; the host's share {:.1}), {:.0} tokens/s",
         subject.name,
         case.batch,
         case.sequence,
@@ -186,6 +190,7 @@ fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured
         step.median * 1e3,
         step.low * 1e3,
         step.high * 1e3,
+        host.median * 1e3,
         tokens / step.median
     ));
     output.say(format!("loss {:.4} -> {:.4}", measured.first_loss, measured.last_loss));
@@ -204,7 +209,7 @@ fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured
         "seq": case.sequence, "rank": case.rank, "dtype": options.dtype.to_string(),
         "checkpoint_activations": options.checkpoint_activations, "dispatches_per_step": dispatches,
         "first_loss": measured.first_loss, "last_loss": measured.last_loss, "time": {
-            "step": step.median, "step_min": step.low, "step_max": step.high, "tokens_per_second": tokens / step.median,
+            "step": step.median, "step_min": step.low, "step_max": step.high, "host": host.median, "tokens_per_second": tokens / step.median,
             "peak_bytes": measured.after.peak_bytes, "bytes_in_use_before": measured.before.bytes_in_use,
             "bytes_in_use_after": measured.after.bytes_in_use, "submits_per_step": submits,
             "buffers_created_per_step": created, "bind_groups_created_per_step": groups,

@@ -25,6 +25,9 @@ struct Time {
     step: f64,
     step_min: f64,
     step_max: f64,
+    /// Reports of earlier versions do not tell it.
+    #[serde(default)]
+    host: f64,
     tokens_per_second: f64,
     peak_bytes: u64,
     buffers_created_per_step: f64,
@@ -102,11 +105,13 @@ fn facts(steps: &[Step]) -> Table {
             step.name.clone(),
             format!("{:.0}", step.time.tokens_per_second),
             bytes(step.time.peak_bytes),
+            format!("{:.1}", step.time.host * 1e3),
             format!("{:.0}", step.dispatches_per_step),
             format!("{:.1}", step.time.buffers_created_per_step),
         ]
     };
-    let header = ["model", "tokens a second", "peak memory", "dispatches a step", "buffers created a step"];
+    let header =
+        ["model", "tokens a second", "peak memory", "host's ms", "dispatches a step", "buffers created a step"];
     Table {
         title: "What a step needs".into(),
         note: String::new(),
