@@ -42,6 +42,22 @@ pub(super) fn runs(sizes: &[usize], slots: usize) -> Vec<Range<usize>> {
     runs
 }
 
+/// Divides items among launches that take at most `most` items that are alike. Groups and the items in them keep their order.
+pub(super) fn groups<T>(
+    items: impl IntoIterator<Item = T>,
+    most: usize,
+    alike: impl Fn(&T, &T) -> bool,
+) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
+    for item in items {
+        match groups.iter_mut().find(|group| group.len() < most && alike(&group[0], &item)) {
+            Some(group) => group.push(item),
+            None => groups.push(vec![item]),
+        }
+    }
+    groups
+}
+
 /// Where each slot begins and ends in the range of all elements; unused slots are empty.
 pub(super) fn bounds(sizes: impl IntoIterator<Item = usize>) -> [u32; SLOTS + 1] {
     let mut bounds = [0; SLOTS + 1];
@@ -83,7 +99,7 @@ pub(super) fn expand(template: &str, slots: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_ELEMENTS, bounds, expand, runs};
+    use super::{MAX_ELEMENTS, bounds, expand, groups, runs};
 
     #[test]
     fn runs_keep_order_and_limits() {
@@ -91,6 +107,14 @@ mod tests {
         assert_eq!(runs(&[1, 2, 3, 4, 5], 2), [0..2, 2..4, 4..5]);
         assert_eq!(runs(&[MAX_ELEMENTS, 1, MAX_ELEMENTS - 1, 7], 8), [0..1, 1..3, 3..4]);
         assert_eq!(bounds([3, 0, 4]), [0, 3, 3, 7, 7, 7, 7, 7, 7]);
+    }
+
+    #[test]
+    fn groups_are_of_alike_items() {
+        let parity = |a: &i32, b: &i32| a % 2 == b % 2;
+        assert_eq!(groups([1, 3, 2, 5, 7, 4], 3, parity), [vec![1, 3, 5], vec![2, 4], vec![7]]);
+        assert_eq!(groups([1, 3], 1, parity), [[1], [3]]);
+        assert!(groups([], 3, parity).is_empty());
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::tensor::Tensor;
 const RANK_STEP: usize = 32;
 
 const ROUNDED_FACTOR: &str = "rounded_factor";
+const FACTOR_GRADIENT: &str = "factor_gradient";
 
 /// H is at most this.
 const LARGEST_PROJECTION: usize = 1 << 15;
@@ -176,28 +177,47 @@ impl LowRankTerm<'_> {
 }
 
 /// The products `[rows, width] x [width, rank]` of matrices with factors, rounded to f16, each matrix with a factor of its own.
-/// Those of layers that are computed at the same time belong in one call: equal shapes share their launches.
+/// Those of layers that are computed at the same time belong in one call: equal shapes share their launches. How many do decides in which order tensor cores add up.
 ///
 /// # Errors
 /// [`TensorError::Shape`] when a factor has another width than its matrix, [`TensorError::DeviceMismatch`], or the device's
 /// own errors.
 pub fn projections(products: &[(&RowScaled, &RoundedFactor)]) -> Result<Vec<Projection>> {
-    products.iter().map(|&(matrix, factor)| project(matrix, factor)).collect()
+    const NAME: &str = "project";
+    let Some((first, _)) = products.first() else { return Ok(Vec::new()) };
+    for (matrix, factor) in products {
+        first.values().expect_same_device(NAME, matrix.values())?;
+        matrix.values().expect_same_device(NAME, &factor.values)?;
+        matrix.values().expect_shape(NAME, &[matrix.values().shape()[0], factor.width()])?;
+    }
+    let right: Vec<Tensor> = products.iter().map(|(_, factor)| factor.by_rank()?.t()).collect::<Result<_>>()?;
+    let thin: Vec<_> = products
+        .iter()
+        .zip(&right)
+        .map(|((matrix, _), right)| ThinProduct {
+            wide: matrix.values(),
+            thin: right,
+            row_scales: None,
+            transposed: false,
+        })
+        .collect();
+    let computed = cooperative::project(&thin, |width| 1.0 / multiple(width))?;
+    let together = computed.into_iter().zip(&thin).zip(products);
+    together
+        .map(|((computed, thin), (matrix, factor))| {
+            let multiple = multiple(factor.width());
+            let values = match computed {
+                Some(values) => values,
+                None => composed::project(thin, 1.0 / multiple)?,
+            };
+            Ok(Projection { values, row_scales: matrix.scales().clone(), factor_scale: factor.scale.clone(), multiple })
+        })
+        .collect()
 }
 
-fn project(matrix: &RowScaled, factor: &RoundedFactor) -> Result<Projection> {
-    const NAME: &str = "project";
-    matrix.values().expect_same_device(NAME, &factor.values)?;
-    matrix.values().expect_shape(NAME, &[matrix.values().shape()[0], factor.width()])?;
-    // Elements of both operands are below 2.
-    let multiple = (4 * factor.width()).div_ceil(LARGEST_PROJECTION).next_power_of_two() as f32;
-    let right = factor.by_rank()?.t()?;
-    let thin = ThinProduct { wide: matrix.values(), thin: &right, row_scales: None, transposed: false };
-    let values = match cooperative::project(&thin, 1.0 / multiple)? {
-        Some(values) => values,
-        None => composed::project(&thin, 1.0 / multiple)?,
-    };
-    Ok(Projection { values, row_scales: matrix.scales().clone(), factor_scale: factor.scale.clone(), multiple })
+/// What a projection is divided by: elements of both operands are below 2.
+fn multiple(width: usize) -> f32 {
+    (4 * width).div_ceil(LARGEST_PROJECTION).next_power_of_two() as f32
 }
 
 /// The gradient of a factor: `alpha·Mᵀ·P` for a matrix M and a projection P of another matrix with as many rows.
@@ -214,13 +234,14 @@ pub struct FactorGradient<'a> {
 }
 
 /// The gradients, in f32 and each of its factor's shape. Those of layers that are computed at the same time belong in one call:
-/// several cost fewer launches together than one by one.
+/// several cost fewer launches together than one by one. As with [`projections`] their number decides the order of sums.
 ///
 /// # Errors
 /// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DeviceMismatch`], or the device's own errors.
 pub fn factor_gradients(gradients: &[FactorGradient<'_>]) -> Result<Vec<Tensor>> {
     for gradient in gradients {
         gradient.check()?;
+        gradients[0].matrix.values().expect_same_device(FACTOR_GRADIENT, gradient.matrix.values())?;
     }
     let wide: Vec<Tensor> = gradients.iter().map(|gradient| gradient.matrix.values().t()).collect::<Result<_>>()?;
     let thin: Vec<_> = gradients.iter().zip(&wide).map(|(gradient, wide)| gradient.thin(wide)).collect();
@@ -234,12 +255,11 @@ pub fn factor_gradients(gradients: &[FactorGradient<'_>]) -> Result<Vec<Tensor>>
 
 impl FactorGradient<'_> {
     fn check(&self) -> Result<()> {
-        const NAME: &str = "factor_gradient";
         let FactorGradient { matrix, projection, like, .. } = self;
         let rows = matrix.values().shape()[0];
-        matrix.values().expect_same_device(NAME, &projection.values)?;
-        matrix.values().expect_shape(NAME, &[rows, like.width()])?;
-        projection.values.expect_shape(NAME, &[rows, like.rank.next_multiple_of(RANK_STEP)])
+        matrix.values().expect_same_device(FACTOR_GRADIENT, &projection.values)?;
+        matrix.values().expect_shape(FACTOR_GRADIENT, &[rows, like.width()])?;
+        projection.values.expect_shape(FACTOR_GRADIENT, &[rows, like.rank.next_multiple_of(RANK_STEP)])
     }
 
     /// As kernels take it; `wide` is the matrix's transpose.

@@ -191,6 +191,43 @@ on_each_backend! {
         }
     }
 
+    fn layers_are_computed_together_as_alone(device) {
+        // Up to eight layers, of shapes that tensor cores suit and others, some alike.
+        let shape = (prop_oneof![0usize..=5, Just(16), Just(64), Just(140)], 0usize..3, prop_oneof![Just(3usize), Just(40)]);
+        let shape = shape.prop_map(|(rows, width, rank)| [rows, [6, 64, 72][width], rank]);
+        let layers = prop::collection::vec((0usize..3, any::<[bool; 2]>(), any::<u32>()), 0..9);
+        check((prop::collection::vec(shape, 3), layers), |(shapes, layers)| {
+            let numbers = |shape: [usize; 2], seed: u32| {
+                let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 * 1e-7 - 0.8;
+                Tensor::from_vec(device, &shape, (0..shape[0] * shape[1]).map(value).collect::<Vec<f32>>())
+            };
+            let build = |&(shape, [by_rank, by_other_rank], seed): &(usize, [bool; 2], u32)| -> Result<_> {
+                let [rows, width, rank] = shapes[shape];
+                let factor = |by_rank, seed| match by_rank {
+                    true => numbers([rank, width], seed)?.rounded_factor(0),
+                    false => numbers([width, rank], seed)?.rounded_factor(1),
+                };
+                let matrix = |seed| numbers([rows, width], seed)?.row_scaled();
+                Ok((matrix(seed)?, factor(by_rank, seed ^ 1)?, matrix(seed ^ 2)?, factor(by_other_rank, seed ^ 3)?))
+            };
+            let layers: Vec<_> = layers.iter().map(build).collect::<Result<_>>()?;
+            let products: Vec<_> = layers.iter().map(|(x, a, ..)| (x, a)).collect();
+            let together = projections(&products)?;
+            let layers = layers.iter().zip(&together);
+            let gradients: Vec<_> = layers
+                .map(|((.., y, b), projection)| FactorGradient { matrix: y, projection, like: b, alpha: 0.5 })
+                .collect();
+            let computed = factor_gradients(&gradients)?;
+            assert_eq!([together.len(), computed.len()], [products.len(); 2]);
+            for (((x, a), together), (gradient, found)) in products.iter().zip(&together).zip(gradients.iter().zip(&computed)) {
+                assert_eq!(together.values.to_vec::<f16>()?, project(x, a)?.values.to_vec::<f16>()?);
+                assert_eq!(found.shape()[..], gradient.like.shape());
+                assert_eq!(found.to_vec::<f32>()?, factor_gradients(&[*gradient])?[0].to_vec::<f32>()?);
+            }
+            Ok(())
+        });
+    }
+
     fn wrong_operands_are_named(device) {
         let ones = |shape: &[usize]| Tensor::ones(device, shape, DType::F32).unwrap();
         let message = ones(&[2, 3, 4]).rounded_factor(0).unwrap_err().to_string();
@@ -231,6 +268,38 @@ on_each_backend! {
             assert_eq!(rounded.values.to_vec::<f16>().unwrap(), alone.values.to_vec::<f16>().unwrap());
         }
         assert!(round_factors(&[]).unwrap().is_empty());
+    }
+}
+
+/// Layers side by side with more rows than a tile, of one shape and of two, whose inner extents are split alike in both ways.
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn large_layers_are_computed_together_as_alone() {
+    let device = crate::testing::gpu();
+    let numbers = |shape: &[usize], seed: usize| {
+        let values = (0..shape[0] * shape[1]).map(|i| ((i * 7919 + seed * 31) % 1009) as f32 * 1e-3 - 0.5);
+        Tensor::from_vec(device, shape, values.collect::<Vec<f32>>()).unwrap()
+    };
+    for (rows, inputs, outputs, rank) in
+        [(1100, 1024, [1024; 3], 8), (256, 288, [288, 96, 96], 40), (20, 64, [64; 3], 4)]
+    {
+        let x = numbers(&[rows, inputs], 1).row_scaled().unwrap();
+        let dys = outputs.map(|width| numbers(&[rows, width], width).row_scaled().unwrap());
+        let a = [1, 2, 3].map(|seed| numbers(&[rank, inputs], seed).rounded_factor(0).unwrap());
+        let b = outputs.map(|width| numbers(&[width, rank], width).rounded_factor(1).unwrap());
+        let products: Vec<_> = a.iter().map(|a| (&x, a)).chain(dys.iter().zip(&b)).collect();
+        let together = projections(&products).unwrap();
+        let (h, g) = together.split_at(3);
+        let of = |matrix, projection, like| FactorGradient { matrix, projection, like, alpha: 2.0 };
+        let gradients: Vec<_> = (0..3).flat_map(|i| [of(&x, &g[i], &a[i]), of(&dys[i], &h[i], &b[i])]).collect();
+        for (together, (matrix, factor)) in together.iter().zip(products) {
+            let alone = project(matrix, factor).unwrap();
+            assert_eq!(together.values.to_vec::<f16>().unwrap(), alone.values.to_vec::<f16>().unwrap());
+        }
+        for (found, gradient) in factor_gradients(&gradients).unwrap().iter().zip(gradients) {
+            let alone = factor_gradients(&[gradient]).unwrap();
+            assert_eq!(found.to_vec::<f32>().unwrap(), alone[0].to_vec::<f32>().unwrap());
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use crate::ops::matmul::indent::indent;
 
 /// 32-bit words of a row's inputs that an invocation keeps at the most.
-const MOST_WORDS: usize = 128;
+pub(super) const MOST_WORDS: usize = 128;
 
 /// 32-bit words of a row's inputs and results up to which an invocation keeps the results, too, until they are rounded; beyond
 /// them they are computed once more from the inputs.

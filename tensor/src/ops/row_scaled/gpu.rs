@@ -1,6 +1,6 @@
 //! Launch of the generated kernels.
 
-use super::generator::{Config, Form};
+use super::generator::{Config, Form, MOST_WORDS};
 use super::{EXPONENTS, RowScaled};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -57,23 +57,49 @@ pub(crate) struct RowKernel<'a> {
     pub numbers: RowNumbers,
 }
 
+/// By the number of matrices: kernels that round them, together.
+const KERNELS: [(&str, &str); MOST_INPUTS] = [
+    ("row_scaled", include_str!("kernels/identity.wgsl")),
+    ("row_scaled_two", include_str!("kernels/identity_two.wgsl")),
+    ("row_scaled_three", include_str!("kernels/identity_three.wgsl")),
+];
+
+/// Rounds contiguous f32 matrices of one shape, which have elements: in one launch as many as stay in registers.
+pub(super) fn round(gpu: &Gpu, xs: &[Tensor]) -> Result<Vec<RowScaled>> {
+    let [rows, columns] = [xs[0].shape()[0], xs[0].shape()[1]];
+    let words = columns.div_ceil(super::ALIGNMENT).div_ceil(row_team(columns)) * super::ALIGNMENT;
+    let mut rounded = Vec::with_capacity(xs.len());
+    for xs in xs.chunks((MOST_WORDS / words).clamp(1, MOST_INPUTS)) {
+        let (name, text) = KERNELS[xs.len() - 1];
+        let inputs = ["x", "y", "z"].into_iter().zip(xs.iter().map(RowInput::Rows)).collect();
+        let kernel = RowKernel { name, text, inputs, shape: [rows, columns], numbers: RowNumbers::default() };
+        rounded.extend(kernel.run_for(gpu, xs.len())?);
+    }
+    Ok(rounded)
+}
+
 impl RowKernel<'_> {
     /// Computes and rounds `N` matrices.
     pub fn run<const N: usize>(&self, gpu: &Gpu) -> Result<[RowScaled; N]> {
+        // Proof: as many as are asked for.
+        Ok(self.run_for(gpu, N)?.try_into().expect("N matrices"))
+    }
+
+    /// Computes and rounds as many matrices as the text makes.
+    fn run_for(&self, gpu: &Gpu, count: usize) -> Result<Vec<RowScaled>> {
         let [rows, columns] = self.shape;
         let device = match self.inputs[0].1 {
             RowInput::Rows(x) | RowInput::Shared(x) | RowInput::Floats(x) | RowInput::Integers(x) => x.device(),
             RowInput::Rounded(x) => x.device(),
         };
-        let scales = Tensor::uninitialised(device, self.name, Shape::new(&[N, rows])?, DType::F32)?;
-        let mut outputs = Vec::with_capacity(N);
-        for output in 0..N {
+        let scales = Tensor::uninitialised(device, self.name, Shape::new(&[count, rows])?, DType::F32)?;
+        let mut outputs = Vec::with_capacity(count);
+        for output in 0..count {
             let values = Tensor::uninitialised(device, self.name, super::padded(rows, columns)?, DType::F16)?;
             outputs.push(RowScaled { values: values.slice(1, 0, columns)?, scales: scales.select(0, output)? });
         }
         self.launch(gpu, &outputs, &scales, gpu.cooperative.usable())?;
-        // Proof: the loop above made N of them.
-        Ok(outputs.try_into().expect("N matrices"))
+        Ok(outputs)
     }
 
     fn launch(&self, gpu: &Gpu, outputs: &[RowScaled], scales: &Tensor, native: bool) -> Result<()> {

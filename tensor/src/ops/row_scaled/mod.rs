@@ -17,6 +17,7 @@ pub(crate) use self::gpu::{RowInput, RowKernel, RowNumbers};
 use crate::device::{Backend, Device};
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
+use crate::ops::slots;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -43,33 +44,8 @@ impl Tensor {
     /// [`TensorError::Shape`] where this is no matrix, [`TensorError::DType`] for other types than f32, or the device's own
     /// errors.
     pub fn row_scaled(&self) -> Result<RowScaled> {
-        const NAME: &str = "row_scaled";
-        self.expect_dtype(NAME, DType::F32)?;
-        let [rows, columns] = self.shape()[..] else {
-            let expected = "a matrix [rows, columns]".into();
-            return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
-        };
-        if self.elements() == 0 {
-            return RowScaled::without_elements(self.device(), rows, columns);
-        }
-        let x = self.contiguous()?;
-        match self.device().backend() {
-            Backend::Cpu => {
-                let (values, scales) = cpu::round(&x, padded(rows, columns)?)?;
-                Ok(RowScaled { values: values.slice(1, 0, columns)?, scales })
-            }
-            Backend::Gpu(device) => {
-                let kernel = RowKernel {
-                    name: NAME,
-                    text: include_str!("kernels/identity.wgsl"),
-                    inputs: vec![("x", RowInput::Rows(&x))],
-                    shape: [rows, columns],
-                    numbers: RowNumbers::default(),
-                };
-                let [rounded] = kernel.run(device)?;
-                Ok(rounded)
-            }
-        }
+        // Proof: one matrix comes of one.
+        Ok(row_scaled_together(&[self])?.pop().expect("a matrix"))
     }
 
     /// The product with a matrix as mixed precision computes it: where `other` is f16, this matrix is rounded as well, see
@@ -85,9 +61,45 @@ impl Tensor {
 /// [`Tensor::row_scaled`] of several matrices at the cost of few: equal shapes share their launches.
 ///
 /// # Errors
-/// As [`Tensor::row_scaled`].
+/// As [`Tensor::row_scaled`], and [`TensorError::DeviceMismatch`] for matrices on several devices.
 pub fn row_scaled_together(xs: &[&Tensor]) -> Result<Vec<RowScaled>> {
-    xs.iter().map(|x| x.row_scaled()).collect()
+    const NAME: &str = "row_scaled";
+    let Some(first) = xs.first() else { return Ok(Vec::new()) };
+    for x in xs {
+        x.expect_dtype(NAME, DType::F32)?;
+        x.expect_same_device(NAME, first)?;
+        if x.rank() != 2 {
+            let expected = "a matrix [rows, columns]".into();
+            return Err(TensorError::Shape { operation: NAME, expected, found: *x.shape() });
+        }
+    }
+    let groups = slots::groups(xs.iter().enumerate(), usize::MAX, |(_, x), (_, y)| x.shape() == y.shape());
+    let mut rounded = vec![None; xs.len()];
+    for group in groups {
+        let alike: Vec<&Tensor> = group.iter().map(|(_, x)| **x).collect();
+        for ((place, _), matrix) in group.into_iter().zip(round(&alike)?) {
+            rounded[place] = Some(matrix);
+        }
+    }
+    // Proof: each matrix is in a group, and each of a group comes back.
+    Ok(rounded.into_iter().map(|matrix| matrix.expect("a matrix")).collect())
+}
+
+/// Rounds matrices of one shape.
+fn round(xs: &[&Tensor]) -> Result<Vec<RowScaled>> {
+    let (device, [rows, columns]) = (xs[0].device(), [xs[0].shape()[0], xs[0].shape()[1]]);
+    if xs[0].elements() == 0 {
+        return xs.iter().map(|_| RowScaled::without_elements(device, rows, columns)).collect();
+    }
+    let xs: Vec<Tensor> = xs.iter().map(|x| x.contiguous()).collect::<Result<_>>()?;
+    let alone = |x: &Tensor| -> Result<RowScaled> {
+        let (values, scales) = cpu::round(x, padded(rows, columns)?)?;
+        Ok(RowScaled { values: values.slice(1, 0, columns)?, scales })
+    };
+    match device.backend() {
+        Backend::Cpu => xs.iter().map(alone).collect(),
+        Backend::Gpu(device) => gpu::round(device, &xs),
+    }
 }
 
 /// The shape in storage of `[rows, columns]`.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use crate::testing::{Recipe, check, on_each_backend, recipe_of};
-use crate::{DType, Device, Result, Tensor, f16};
+use crate::{DType, Device, Result, Tensor, f16, row_scaled_together};
 
 /// Matrices whose rows have magnitudes of their own, far beyond the range of f16.
 fn matrix() -> impl Strategy<Value = Recipe> {
@@ -84,6 +84,37 @@ on_each_backend! {
         }
     }
 
+    fn matrices_are_rounded_together_as_alone(device) {
+        // Of one shape or of several, more of one than a launch takes, some without elements.
+        let matrices = prop::collection::vec((0usize..3, prop::collection::vec(-9f32..9.0, 4 * 70)), 0..9);
+        let shapes = prop::collection::vec((0usize..5, prop_oneof![0usize..=9, Just(70)]), 3);
+        check((matrices, shapes), |(matrices, shapes)| {
+            let build = |(which, values): &(usize, Vec<f32>)| -> Result<Tensor> {
+                let (rows, columns) = shapes[*which];
+                Tensor::from_slice(device, &[rows, columns], &values[..rows * columns])
+            };
+            let xs: Vec<Tensor> = matrices.iter().map(build).collect::<Result<_>>()?;
+            let together = row_scaled_together(&xs.iter().collect::<Vec<_>>())?;
+            assert_eq!(together.len(), xs.len());
+            for (x, found) in xs.iter().zip(together) {
+                assert_eq!(found.shape(), x.shape());
+                assert_eq!((found.values().to_vec()?, found.scales().to_vec()?), rounded(x)?);
+            }
+            Ok(())
+        });
+    }
+
+    fn long_rows_are_rounded_together_as_alone(device) {
+        // Three fit the registers, two, one, none.
+        for columns in [4096, 16_384, 20_000, 40_000] {
+            let numbers = |seed: usize| (0..2 * columns).map(move |i| ((i * 37 + seed) % 101) as f32 * 1e-3).collect();
+            let xs = [1, 2, 3].map(|seed| Tensor::from_vec(device, &[2, columns], numbers(seed)).unwrap());
+            for (x, found) in xs.iter().zip(row_scaled_together(&xs.each_ref()).unwrap()) {
+                assert_eq!((found.values().to_vec().unwrap(), found.scales().to_vec().unwrap()), rounded(x).unwrap());
+            }
+        }
+    }
+
     fn wrong_operands_are_named(device) {
         let ones = |shape: &[usize], dtype| Tensor::ones(device, shape, dtype).unwrap();
         let message = ones(&[2, 3, 4], DType::F32).row_scaled().unwrap_err().to_string();
@@ -116,12 +147,14 @@ fn every_kernel_is_valid_wgsl() {
     const LOSS: &str = include_str!("../cross_entropy/rounded.wgsl");
     use Form::{Number, Rounded, Rows, Shared};
     type Kernel = (&'static str, &'static [(&'static str, Form)], usize);
-    let kernels: [Kernel; 6] = [
+    let kernels: [Kernel; 8] = [
         (include_str!("kernels/identity.wgsl"), &[("x", Rows)], 1),
         (NORM, &[("x", Rows), ("weight", Shared)], 1),
         (GATE, &[("gate", Rows), ("up", Rows)], 3),
         (PRODUCT, &[("gate", Rounded), ("up", Rounded)], 1),
         (GRADIENTS, &[("gate", Rounded), ("up", Rounded), ("upstream", Rows)], 2),
+        (include_str!("kernels/identity_two.wgsl"), &[("x", Rows), ("y", Rows)], 2),
+        (include_str!("kernels/identity_three.wgsl"), &[("x", Rows), ("y", Rows), ("z", Rows)], 3),
         (LOSS, &[("x", Rows), ("sum", Number("f32")), ("label", Number("i32"))], 1),
     ];
     for (text, inputs, outputs) in kernels {

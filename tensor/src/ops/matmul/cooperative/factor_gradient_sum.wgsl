@@ -2,13 +2,14 @@
 // element; z of the grid runs over the slots. A template: see ops/slots.rs.
 
 struct Params {
-    counts: array<u32, 2>,
-    columns: array<u32, 2>,
-    // Elements of a part, and of a row of it.
-    part: array<u32, 2>,
-    part_columns: array<u32, 2>,
-    parts: array<u32, 2>,
-    alpha: array<f32, 2>,
+    counts: array<u32, 6>,
+    columns: array<u32, 6>,
+    // Elements of a product's part.
+    part: array<u32, 6>,
+    // From the lowest bit: 16 for the number of parts, 8 for how many columns more a part has, 4 for the products whose parts lie
+    // together, 4 for this one's place among them.
+    arrangement: array<u32, 6>,
+    alpha: array<f32, 6>,
 }
 
 // for each slot
@@ -27,15 +28,18 @@ fn main(
     let i = linear_id(local, group, groups, 256u);
     // for each slot
     if (group.z == SLOTu && i < params.counts[SLOT]) {
-        let place = i / params.columns[SLOT] * params.part_columns[SLOT] + i % params.columns[SLOT];
-        let parts = params.parts[SLOT];
+        let arrangement = params.arrangement[SLOT];
+        let parts = arrangement & 0xffffu;
+        let part_columns = params.columns[SLOT] + ((arrangement >> 16u) & 0xffu);
+        let step = params.part[SLOT] * ((arrangement >> 24u) & 0xfu);
+        let place = params.part[SLOT] * (arrangement >> 28u) + i / params.columns[SLOT] * part_columns + i % params.columns[SLOT];
         var sum = 0.0;
         for (var part = 0u; part < parts; part += 4u) {
             // Asked for together, since memory is far away.
-            let a = partial_sums_SLOT[min(part, parts - 1u) * params.part[SLOT] + place];
-            let b = partial_sums_SLOT[min(part + 1u, parts - 1u) * params.part[SLOT] + place];
-            let c = partial_sums_SLOT[min(part + 2u, parts - 1u) * params.part[SLOT] + place];
-            let d = partial_sums_SLOT[min(part + 3u, parts - 1u) * params.part[SLOT] + place];
+            let a = partial_sums_SLOT[min(part, parts - 1u) * step + place];
+            let b = partial_sums_SLOT[min(part + 1u, parts - 1u) * step + place];
+            let c = partial_sums_SLOT[min(part + 2u, parts - 1u) * step + place];
+            let d = partial_sums_SLOT[min(part + 3u, parts - 1u) * step + place];
             sum += a;
             sum += select(0.0, b, part + 1u < parts);
             sum += select(0.0, c, part + 2u < parts);

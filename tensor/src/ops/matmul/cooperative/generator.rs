@@ -15,8 +15,8 @@
 //!
 //! A low-rank term is a second pair of operands whose slabs come before those of the first: the product's inner extent is
 //! longer by the rank, and the adapter's product costs neither a launch nor a pass over the result. A thin product has
-//! 32 columns; its four subgroups lie one below the other. Of batched products each workgroup computes a tile of one. Results
-//! that larger tiles cover have a kernel of their own, see [`large`].
+//! 32 columns; its four subgroups lie one below the other. Of batched products each workgroup computes a tile of one, and
+//! of several thin ones as well, see [`thin`](super::thin). Results that larger tiles cover have a kernel of their own, see [`large`].
 
 use super::side::Side;
 use super::{batched, large};
@@ -49,23 +49,15 @@ const BAND: usize = 8;
 
 /// The parameters of every kernel but the batched ones.
 pub(super) const PARAMS: &str = include_str!("params.wgsl");
-const BATCHED_PARAMS: &str = include_str!("batched_params.wgsl");
+pub(super) const BATCHED_PARAMS: &str = include_str!("batched_params.wgsl");
 
-/// The weight of a line of the right operand: the product of two powers of two, divided by that of the exponent `largest`, and
-/// 0 beyond the last line. In exponents, since the product may be beyond f32.
-const WEIGHT: &str = include_str!("weight.wgsl");
-const WEIGHTED_CONTAINER: &str = include_str!("weighted_container.wgsl");
-
-/// Finds the largest exponent of the lines of this workgroup's part of `k`.
-const LARGEST_EXPONENT: &str = include_str!("largest_exponent.wgsl");
-
-/// This workgroup's tile, `columns` wide.
-pub(super) fn bands(columns: usize) -> String {
+/// This workgroup's tile, `columns` wide, by its number.
+pub(super) fn bands(columns: usize, tile: &str) -> String {
     format!(
         "// Bands of {BAND} row tiles, column by column.\n\
-         let band = group.x / ({BAND}u * params.column_tiles);\n\
+         let band = {tile} / ({BAND}u * params.column_tiles);\n\
          let band_rows = min(params.row_tiles - band * {BAND}u, {BAND}u);\n\
-         let in_band = group.x - band * {BAND}u * params.column_tiles;\n\
+         let in_band = {tile} - band * {BAND}u * params.column_tiles;\n\
          let first_row = (band * {BAND}u + in_band % band_rows) * {TILE}u;\n\
          let first_column = in_band / band_rows * {columns}u;\n"
     )
@@ -116,6 +108,8 @@ pub(in crate::ops::matmul) enum Kind {
         weighted: bool,
         /// Columns are written as rows.
         transposed: bool,
+        /// Up to [`thin::SLOTS`](super::thin::SLOTS) products of one shape, each of operands of its own.
+        several: bool,
     },
     /// Many products of one shape, in tiles of [`TILE`] x [`TILE`].
     Batched {
@@ -144,8 +138,9 @@ impl Config {
                 large = format!("_{columns}{split}_low_rank_{low_rank_slabs}");
                 [(&*large, true), ("_row_scaled", row_scaled), ("_biased", biased)]
             }
-            Kind::Thin { weighted, transposed } => {
-                [("_thin", true), ("_weighted", weighted), ("_transposed", transposed)]
+            Kind::Thin { weighted, transposed, several } => {
+                let thin = if several { "_thin_several" } else { "_thin" };
+                [(thin, true), ("_weighted", weighted), ("_transposed", transposed)]
             }
             Kind::Batched { narrow, scales, halves } => {
                 [(["_batched", "_batched_1", "_batched_2"][scales], true), ("_narrow", narrow), ("_halves", halves)]
@@ -181,43 +176,31 @@ impl Config {
         if self.is_thin() && self.containers { THIN_DEPTH } else { DEPTH }
     }
 
-    fn is_batched(&self) -> bool {
+    pub(super) fn is_batched(&self) -> bool {
         matches!(self.kind, Kind::Batched { .. })
-    }
-
-    fn is_thin(&self) -> bool {
-        matches!(self.kind, Kind::Thin { .. })
     }
 
     pub fn is_large(&self) -> bool {
         matches!(self.kind, Kind::Large { .. })
     }
 
-    fn is_low_rank(&self) -> bool {
+    pub(super) fn is_low_rank(&self) -> bool {
         matches!(self.kind, Kind::Square { low_rank: true, .. })
     }
 
-    fn is_row_scaled(&self) -> bool {
+    pub(super) fn is_row_scaled(&self) -> bool {
         matches!(self.kind, Kind::Square { row_scaled: true, .. })
     }
 
-    fn is_biased(&self) -> bool {
+    pub(super) fn is_biased(&self) -> bool {
         matches!(self.kind, Kind::Square { biased: true, .. })
     }
 
-    fn is_weighted(&self) -> bool {
-        matches!(self.kind, Kind::Thin { weighted: true, .. })
-    }
-
-    fn is_transposed(&self) -> bool {
-        matches!(self.kind, Kind::Thin { transposed: true, .. })
-    }
-
-    fn has_scales(&self, count: usize) -> bool {
+    pub(super) fn has_scales(&self, count: usize) -> bool {
         matches!(self.kind, Kind::Batched { scales, .. } if scales >= count)
     }
 
-    fn has_halves(&self) -> bool {
+    pub(super) fn has_halves(&self) -> bool {
         matches!(self.kind, Kind::Batched { halves: true, .. })
     }
 
@@ -235,7 +218,7 @@ impl Config {
         let mut text = self.declarations();
         text += &self.beginning();
         if self.is_weighted() {
-            text += &format!("{LARGEST_EXPONENT}\n");
+            text += &self.largest_exponent();
         }
         text += &sides.iter().map(Side::place_copies).collect::<String>();
         text += &self.each_matrix(|row, column| format!("var sum{row}_{column} = coop_mat16x16<f32, C>();\n"));
@@ -258,7 +241,12 @@ impl Config {
     /// multiplied.
     fn sums(&self, sides: &[Side; 2]) -> String {
         let each = |text: &dyn Fn(&Side) -> String| sides.iter().map(text).collect::<String>();
-        let read = |following: &str| each(&|side| side.read_slab(following, "end"));
+        let read = |following: &str| match self.is_several() {
+            false => each(&|side| side.read_slab(following, "end")),
+            true => {
+                self.of_product(|name| each(&|side| side.read(name))) + &each(&|side| side.move_on(following, "end"))
+            }
+        };
         let slab = self.depth();
         format!(
             "\n{}for (var depth = start; depth < end; depth += {slab}u) {{\n{}workgroupBarrier();\n{}{}\
@@ -304,7 +292,7 @@ impl Config {
         )
     }
 
-    fn sides(&self) -> [Side; 2] {
+    pub(super) fn sides(&self) -> [Side; 2] {
         let [row_matrices, column_matrices] = self.matrices();
         let weighted = self.is_weighted();
         [
@@ -323,7 +311,7 @@ impl Config {
                 whole_tiles: self.whole_tiles,
                 weighted: false,
                 clamped: weighted,
-                batched: self.is_batched(),
+                placed: self.is_batched() || self.is_several(),
             },
             Side {
                 letter: 'b',
@@ -341,91 +329,9 @@ impl Config {
                 whole_tiles: self.whole_tiles || self.is_thin(),
                 weighted,
                 clamped: weighted,
-                batched: self.is_batched(),
+                placed: self.is_batched() || self.is_several(),
             },
         ]
-    }
-
-    fn declarations(&self) -> String {
-        let [a, b] = self.sides();
-        let (container, low_rank) = (a.container(), self.is_low_rank());
-        let (f16s, f32s) = (&*format!("read_write> NAME: array<{container}>"), "read> NAME: array<f32>");
-        let more = [
-            ("row_scales", f32s, self.is_row_scaled()),
-            ("first_scales", f32s, self.is_weighted() || self.has_scales(1)),
-            ("second_scales", f32s, self.is_weighted() || self.has_scales(2)),
-            ("p", f16s, low_rank),
-            ("f", f16s, low_rank),
-            ("p_scale", f32s, low_rank),
-            ("f_scale", f32s, low_rank),
-            ("bias", "read> NAME: array<vec4<f32>>", self.is_biased()),
-        ];
-        let declare = |(binding, (name, kind, _)): (usize, &(&str, &str, bool))| {
-            format!("@group(0) @binding({}) var<storage, {};\n", binding + 3, kind.replace("NAME", name))
-        };
-        let more: String = more.iter().filter(|(_, _, wanted)| *wanted).enumerate().map(declare).collect();
-        format!(
-            "// Generated by cooperative/generator.rs: {}.\n\
-             // Offsets and strides of the operands count vectors of {}.\n\n\
-             {}enable wgpu_cooperative_matrix;\n\n\
-             {}\n\
-             // The operands are only read.\n\
-             @group(0) @binding(0) var<storage, read_write> a: array<{container}>;\n\
-             @group(0) @binding(1) var<storage, read_write> b: array<{container}>;\n\
-             @group(0) @binding(2) var<storage, read_write> out: array<{}>;\n{more}\
-             var<immediate> params: Params;\n\n\
-             var<workgroup> a_slab: array<{container}, {}>;\nvar<workgroup> b_slab: array<{container}, {}>;\n{}\n",
-            self.name(),
-            self.vector(),
-            if self.containers { "" } else { "enable f16;\n" },
-            if self.is_batched() { BATCHED_PARAMS } else { PARAMS },
-            if self.has_halves() { "vec2<u32>" } else { "vec4<f32>" },
-            // The low-rank term's left operand is contiguous along the rank, whatever the other left operand is.
-            if low_rank { Side { depth_contiguous: true, ..a }.slab_size().max(a.slab_size()) } else { a.slab_size() },
-            b.slab_size(),
-            match self.containers {
-                true => String::new(),
-                false => format!(
-                    "// A matrix of each subgroup on its way out.\nvar<workgroup> matrices: array<vec4<f32>, {}>;\n",
-                    THREADS / 32 * MATRIX * MATRIX / VECTOR
-                ),
-            },
-        ) + &self.writer()
-            + &match (self.is_weighted(), self.containers) {
-                (true, true) => format!("{WEIGHT}\n{WEIGHTED_CONTAINER}\n"),
-                (true, false) => format!("{WEIGHT}\n"),
-                (false, _) => String::new(),
-            }
-    }
-
-    /// `write_out`: a vector of the result, where it lies within.
-    fn writer(&self) -> String {
-        let scale = if self.is_row_scaled() { " * row_scales[params.row_scales_offset + row]" } else { "" };
-        let bias = match self.is_biased() {
-            true => "if (first_part) {\nvalue += bias[params.bias_offset + column / 4u];\n}\n",
-            false => "",
-        };
-        let write = match self.kind {
-            Kind::Thin { transposed: false, .. } => {
-                format!("out[part_start + (row * params.n + column) / {VECTOR}u] = sum;\n")
-            }
-            Kind::Thin { transposed: true, .. } => {
-                format!("out[part_start + (column * params.m + row) / {VECTOR}u] = sum;\n")
-            }
-            Kind::Square { .. } | Kind::Large { .. } => format!(
-                "let i = part_start + (row * params.n + column) / {VECTOR}u;\n\
-                 var value = sum * (params.alpha{scale});\n{bias}\
-                 if (params.accumulate != 0u) {{\nvalue += out[i];\n}}\nout[i] = value;\n"
-            ),
-            Kind::Batched { halves, .. } => batched::write(halves),
-        };
-        let write = match self.whole_tiles {
-            true => write,
-            false => format!("if (row < params.m && column < params.n) {{\n{write}}}\n"),
-        };
-        format!(
-            "fn write_out(first_part: bool, part_start: u32, row: u32, column: u32, sum: vec4<f32>) {{\n{write}}}\n\n"
-        )
     }
 
     /// The head of the entry point: this workgroup's tile and part of `k`.
@@ -441,8 +347,8 @@ impl Config {
         };
         let (tile, part) = match self.kind {
             Kind::Batched { scales, .. } => batched::beginning(columns, scales),
-            _ => (
-                bands(columns),
+            kind => (
+                if matches!(kind, Kind::Thin { several: true, .. }) { self.place_product(columns) } else { bands(columns, "group.x") },
                 "let start = group.y * params.depth_per_part;\nlet end = min(params.k, start + params.depth_per_part);\n"
                     .to_string(),
             ),
@@ -463,7 +369,7 @@ impl Config {
             false => ("coopStoreT", "row", "column"),
             true => ("coopStore", "column", "row"),
         };
-        let start = if self.is_batched() { "out_begin" } else { "group.y * (params.m * params.n / 4u)" };
+        let start = if self.is_batched() { "out_begin".into() } else { self.part_start() };
         let mut text = format!(
             "let part_start = {start};\nlet place = subgroup * {vectors}u;\n\
              let {line} = first_{line} + subgroup_{line} + lane / {VECTOR}u;\n\

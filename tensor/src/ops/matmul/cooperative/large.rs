@@ -299,7 +299,7 @@ impl Kernel {
              let subgroup_row = subgroup / {SUBGROUP_COLUMNS}u * {}u;\n\
              let subgroup_column = subgroup % {SUBGROUP_COLUMNS}u * {}u;\n\
              {part}\n{sides}{}\n",
-            bands(self.columns),
+            bands(self.columns, "group.x"),
             ROW_MATRICES * MATRIX,
             self.columns / SUBGROUP_COLUMNS,
             self.each_matrix(0..ROW_MATRICES, |row, column| format!(

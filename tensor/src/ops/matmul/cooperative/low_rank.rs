@@ -1,7 +1,10 @@
 //! The products of low-rank adapters: a wide matrix with a thin one, and the term that is added to a frozen product.
 
 use super::generator::{CONTAINER, Config, DEPTH, Kind, THIN, THIN_DEPTH, TILE};
-use super::{MAX_GROUPS, MIN_EXTENT, Params, VECTOR, containers, dispatch, is_read_in, reads_vectors, self_test};
+use super::{
+    MAX_GROUPS, MIN_EXTENT, MIN_ROWS, Params, VECTOR, bind_operand, containers, dispatch, is_read_in, reads_vectors,
+    self_test, thin,
+};
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -72,21 +75,30 @@ impl LowRankUpdate<'_> {
     }
 }
 
-/// `alpha` times the product, f16 `[m, rank]`; `None` where the device or the shape does not suit.
-pub(in crate::ops) fn project(thin: &ThinProduct<'_>, alpha: f32) -> Result<Option<Tensor>> {
-    let device = thin.wide.device();
-    let Backend::Gpu(gpu) = device.backend() else { return Ok(None) };
-    let Some(partial_sums) = partial_sums(gpu, thin)? else { return Ok(None) };
-    let [parts, rows, columns] = [0, 1, 2].map(|axis| partial_sums.shape()[axis]);
-    let out = Tensor::uninitialised(device, "project", Shape::new(&[rows, columns])?, DType::F16)?;
-    let words = rows * columns / 2;
-    let params = ProjectionParams { words: words as u32, parts: parts as u32, alpha };
-    Dispatch::new("projection_sum", "main", Source::Wgsl(include_str!("projection_sum.wgsl")))
-        .read(&partial_sums)
-        .write(&out)
-        .params(&params)
-        .run(gpu, linear_grid(words, 256))?;
-    Ok(Some(out))
+/// `alpha` of its inner extent times each product, f16 `[m, rank]`; `None` in place of each that the device or its shape does not
+/// suit.
+pub(in crate::ops) fn project(
+    products: &[ThinProduct<'_>],
+    alpha: impl Fn(usize) -> f32,
+) -> Result<Vec<Option<Tensor>>> {
+    let mut results = vec![None; products.len()];
+    for PartialSums { places, sums } in partial_sums(products)? {
+        let Backend::Gpu(gpu) = sums.device().backend() else { continue };
+        let [parts, count, rows, columns] = [0, 1, 2, 3].map(|axis| sums.shape()[axis]);
+        let out = Tensor::uninitialised(sums.device(), "project", Shape::new(&[count, rows, columns])?, DType::F16)?;
+        let words = out.elements() / 2;
+        let alpha = alpha(products[places[0]].wide.shape()[1]);
+        let params = ProjectionParams { words: words as u32, parts: parts as u32, alpha };
+        Dispatch::new("projection_sum", "main", Source::Wgsl(include_str!("projection_sum.wgsl")))
+            .read(&sums)
+            .write(&out)
+            .params(&params)
+            .run(gpu, linear_grid(words, 256))?;
+        for (slot, place) in places.into_iter().enumerate() {
+            results[place] = Some(out.select(0, slot)?);
+        }
+    }
+    Ok(results)
 }
 
 /// `alpha` times a product and the thin operand's `scale` (f32 `[1]`), cut to `shape`: the rank without its padding and the wide
@@ -98,32 +110,45 @@ pub(in crate::ops) struct ThinGradient<'a> {
     pub alpha: f32,
 }
 
-/// Gradients whose parts one launch adds up at the most.
-const SLOTS: usize = 2;
+/// Gradients whose parts one launch adds up at the most: what describes them must fit the parameter block.
+const SLOTS: usize = 6;
+
+/// The partial sums of a gradient: those of the product `slot` among products that were computed together.
+struct Sum<'a> {
+    gradient: &'a ThinGradient<'a>,
+    /// Its place among the gradients.
+    place: usize,
+    partial_sums: Tensor,
+    slot: usize,
+}
 
 /// The gradients; `None` in place of each that the device or its shape does not suit.
 pub(in crate::ops) fn factor_gradients(gradients: &[ThinGradient<'_>]) -> Result<Vec<Option<Tensor>>> {
     let mut results = vec![None; gradients.len()];
-    let Some(Backend::Gpu(gpu)) = gradients.first().map(|first| first.scale.device().backend()) else {
+    let products: Vec<_> = gradients.iter().map(|gradient| gradient.product).collect();
+    let mut sums = Vec::with_capacity(gradients.len());
+    for PartialSums { places, sums: partial_sums } in partial_sums(&products)? {
+        sums.extend(places.into_iter().enumerate().map(|(slot, place)| Sum {
+            gradient: &gradients[place],
+            place,
+            partial_sums: partial_sums.clone(),
+            slot,
+        }));
+    }
+    let Some(Backend::Gpu(gpu)) = sums.first().map(|first| first.partial_sums.device().backend()) else {
         return Ok(results);
     };
-    let mut sums = Vec::with_capacity(gradients.len());
-    for (index, gradient) in gradients.iter().enumerate() {
-        if let Some(partial_sums) = partial_sums(gpu, &gradient.product)? {
-            sums.push((index, gradient, partial_sums));
-        }
-    }
     for sums in sums.chunks(slots::capacity_up_to(gpu, 3, 0, SLOTS)) {
-        for ((index, ..), gradient) in sums.iter().zip(add_parts(gpu, sums)?) {
-            results[*index] = Some(gradient);
+        for (sum, gradient) in sums.iter().zip(add_parts(gpu, sums)?) {
+            results[sum.place] = Some(gradient);
         }
     }
     Ok(results)
 }
 
 /// What the parts of each gradient add up to, in one launch.
-fn add_parts(gpu: &Gpu, sums: &[(usize, &ThinGradient<'_>, Tensor)]) -> Result<Vec<Tensor>> {
-    let outputs = sums.iter().map(|(_, gradient, partial_sums)| {
+fn add_parts(gpu: &Gpu, sums: &[Sum<'_>]) -> Result<Vec<Tensor>> {
+    let outputs = sums.iter().map(|Sum { gradient, partial_sums, .. }| {
         Tensor::uninitialised(partial_sums.device(), "factor_gradient", Shape::new(&gradient.shape)?, DType::F32)
     });
     let outputs: Vec<Tensor> = outputs.collect::<Result<_>>()?;
@@ -131,14 +156,15 @@ fn add_parts(gpu: &Gpu, sums: &[(usize, &ThinGradient<'_>, Tensor)]) -> Result<V
     let slots = sums.len();
     let source = move || slots::expand(include_str!("factor_gradient_sum.wgsl"), slots);
     let mut dispatch = Dispatch::new(format!("factor_gradient_sum_{slots}"), "main", Source::Generated(&source));
-    for (slot, ((_, gradient, partial_sums), out)) in sums.iter().zip(&outputs).enumerate() {
-        let [parts, rows, columns] = [0, 1, 2].map(|axis| partial_sums.shape()[axis]);
-        params.counts[slot] = out.elements() as u32;
-        params.columns[slot] = gradient.shape[1] as u32;
-        params.part[slot] = (rows * columns) as u32;
-        params.part_columns[slot] = columns as u32;
-        params.parts[slot] = parts as u32;
-        params.alpha[slot] = gradient.alpha;
+    for (place, (Sum { gradient, partial_sums, slot, .. }, out)) in sums.iter().zip(&outputs).enumerate() {
+        let [parts, products, rows, columns] = [0, 1, 2, 3].map(|axis| partial_sums.shape()[axis]);
+        let padding = columns - gradient.shape[1];
+        params.counts[place] = out.elements() as u32;
+        params.columns[place] = gradient.shape[1] as u32;
+        params.part[place] = (rows * columns) as u32;
+        // Parts are fewer than workgroups at once, the rank's padding is less than a tile, and products fit a launch.
+        params.arrangement[place] = (parts | padding << 16 | products << 24 | slot << 28) as u32;
+        params.alpha[place] = gradient.alpha;
         dispatch = dispatch.read(partial_sums).write(out).read(gradient.scale);
     }
     let [x, y, _] = linear_grid(outputs.iter().map(Tensor::elements).max().unwrap_or(0), 256);
@@ -160,18 +186,61 @@ struct GradientParams {
     counts: [u32; SLOTS],
     columns: [u32; SLOTS],
     part: [u32; SLOTS],
-    part_columns: [u32; SLOTS],
-    parts: [u32; SLOTS],
+    arrangement: [u32; SLOTS],
     alpha: [f32; SLOTS],
 }
 
-/// The product in parts of `k`, f32 `[parts, m, rank]` or `[parts, rank, m]`.
-fn partial_sums(gpu: &Gpu, thin: &ThinProduct<'_>) -> Result<Option<Tensor>> {
-    let product = Product::new("thin product", thin.wide, thin.thin)?;
-    let Some(config) = config(gpu, &product, thin) else { return Ok(None) };
-    let Some(config) = self_test::usable(gpu, config, thin.wide.device())? else { return Ok(None) };
-    let parts = parts(&config, &product);
-    launch(gpu, config, &product, parts, thin.row_scales).map(Some)
+/// A product and its kernel.
+struct Planned<'a> {
+    /// Its place among the products.
+    place: usize,
+    config: Config,
+    product: Product,
+    row_scales: Option<[&'a Tensor; 2]>,
+}
+
+impl Planned<'_> {
+    /// Whether one launch can compute both.
+    fn is_like(&self, other: &Self) -> bool {
+        let shape = |planned: &Self| {
+            let Product { a, b, m, n, k, .. } = &planned.product;
+            (planned.config, [*m, *n, *k, a.stride, b.stride])
+        };
+        shape(self) == shape(other)
+    }
+}
+
+/// Products that were computed together, in parts of `k`: f32 `[parts, products, m, rank]` or `[parts, products, rank, m]`.
+struct PartialSums {
+    /// Of each product its place among all.
+    places: Vec<usize>,
+    sums: Tensor,
+}
+
+/// The products that the device and their shapes suit, as many as possible together.
+fn partial_sums(products: &[ThinProduct<'_>]) -> Result<Vec<PartialSums>> {
+    let Some(Backend::Gpu(gpu)) = products.first().map(|first| first.wide.device().backend()) else {
+        return Ok(Vec::new());
+    };
+    let mut planned = Vec::with_capacity(products.len());
+    for (place, thin) in products.iter().enumerate() {
+        let product = Product::new("thin product", thin.wide, thin.thin)?;
+        if let Some(config) = config(gpu, &product, thin) {
+            planned.push(Planned { place, config, product, row_scales: thin.row_scales });
+        }
+    }
+    // Empty slots need buffers, too.
+    let most = if slots::capacity_up_to(gpu, 4, 1, thin::SLOTS) == thin::SLOTS { thin::SLOTS } else { 1 };
+    let mut computed = Vec::with_capacity(planned.len());
+    for group in slots::groups(planned, most, Planned::is_like) {
+        let config = group[0].config.for_products(group.len());
+        if let Some(config) = self_test::usable(gpu, config, group[0].product.a.tensor.device())? {
+            let products: Vec<_> = group.iter().map(|planned| (&planned.product, planned.row_scales)).collect();
+            let sums = launch(gpu, config, &products, parts(&config, products[0].0, products.len()))?;
+            computed.push(PartialSums { places: group.iter().map(|planned| planned.place).collect(), sums });
+        }
+    }
+    Ok(computed)
 }
 
 /// The kernel for a product; `None` where there is none.
@@ -180,12 +249,12 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
     let weighted = thin.row_scales.is_some();
     let suits = gpu.cooperative.usable()
         && batch.is_empty()
-        && *m >= MIN_EXTENT
+        && *m >= if weighted { MIN_EXTENT } else { MIN_ROWS }
         && m.is_multiple_of(VECTOR)
         && n.is_multiple_of(THIN)
         && *k > 0
         && if weighted { !a.row_major && b.row_major } else { k.is_multiple_of(DEPTH) }
-        && m.div_ceil(TILE) * (n / THIN) <= MAX_GROUPS;
+        && m.div_ceil(TILE) * (n / THIN) * thin::SLOTS <= MAX_GROUPS;
     // The kernel that multiplies lines takes any number of them.
     let suits_depth = |vector| weighted || vector != CONTAINER || k.is_multiple_of(THIN_DEPTH);
     let containers = containers(gpu, |vector| suits && reads_vectors(product, vector) && suits_depth(vector))?;
@@ -194,40 +263,79 @@ fn config(gpu: &Gpu, product: &Product, thin: &ThinProduct<'_>) -> Option<Config
         b_depth_contiguous: !b.row_major,
         whole_tiles: m.is_multiple_of(TILE),
         containers,
-        kind: Kind::Thin { weighted, transposed: thin.transposed },
+        kind: Kind::Thin { weighted, transposed: thin.transposed, several: false },
     })
 }
 
-/// Into how many parts `k` is split: as many as keep all multiprocessors busy.
-fn parts(config: &Config, product: &Product) -> usize {
-    let is_weighted = matches!(config.kind, Kind::Thin { weighted: true, .. });
-    let (resident, depth) = (RESIDENT[usize::from(!config.containers)], MIN_DEPTH_PER_PART[usize::from(!is_weighted)]);
-    let tiles = product.m.div_ceil(TILE) * (product.n / THIN);
+/// Into how many parts `k` of so many products is split: as many as keep all multiprocessors busy.
+fn parts(config: &Config, product: &Product, count: usize) -> usize {
+    let (resident, depth) =
+        (RESIDENT[usize::from(!config.containers)], MIN_DEPTH_PER_PART[usize::from(!config.is_weighted())]);
+    let tiles = count * product.m.div_ceil(TILE) * (product.n / THIN);
     (resident / tiles).min(product.k / depth).max(1)
 }
 
-/// Records the kernel.
-pub(super) fn launch(
-    gpu: &Gpu,
-    config: Config,
-    product: &Product,
-    parts: usize,
-    row_scales: Option<[&Tensor; 2]>,
-) -> Result<Tensor> {
+/// The parameters of a kernel for several products.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct SeveralParams {
+    m: u32,
+    n: u32,
+    k: u32,
+    row_tiles: u32,
+    column_tiles: u32,
+    depth_per_part: u32,
+    a_stride: u32,
+    b_stride: u32,
+    products: u32,
+    /// Of each slot's a, b and both scales.
+    offsets: [[u32; 4]; thin::SLOTS],
+}
+
+/// A product, and the scales of its lines.
+pub(super) type ScaledProduct<'a> = (&'a Product, Option<[&'a Tensor; 2]>);
+
+/// Records the kernel, for one product or for several of one shape.
+pub(super) fn launch(gpu: &Gpu, config: Config, products: &[ScaledProduct<'_>], parts: usize) -> Result<Tensor> {
+    let (product, _) = products[0];
     let depth_per_part = product.k.div_ceil(parts).next_multiple_of(config.step());
     let parts = product.k.div_ceil(depth_per_part);
-    let transposed = matches!(config.kind, Kind::Thin { transposed: true, .. });
-    let [rows, columns] = if transposed { [product.n, product.m] } else { [product.m, product.n] };
-    let shape = Shape::new(&[parts, rows, columns])?;
+    let [rows, columns] = if config.is_transposed() { [product.n, product.m] } else { [product.m, product.n] };
+    let shape = Shape::new(&[parts, products.len(), rows, columns])?;
     let out = Tensor::uninitialised(product.a.tensor.device(), "thin product", shape, DType::F32)?;
-    let [first_offset, second_offset] =
-        row_scales.map_or([0; 2], |scales| scales.map(|scales| scales.layout.offset as u32));
-    let params = Params { first_offset, second_offset, ..Params::of(config, product, depth_per_part) };
     let wgsl = || config.wgsl();
-    let mut dispatch = dispatch(config, product, &out, &wgsl).params(&params);
-    if let Some([first, second]) = row_scales {
-        dispatch = dispatch.read(first).read(second);
+    let mut dispatch = dispatch(config, product, &out, &wgsl);
+    let mut offsets = [[0; 4]; thin::SLOTS];
+    let slots = if config.is_several() { thin::SLOTS } else { 1 };
+    for (slot, offsets) in offsets.iter_mut().enumerate().take(slots) {
+        // The first product again in slots that are empty.
+        let (Product { a, b, .. }, row_scales) = products.get(slot).unwrap_or(&products[0]);
+        *offsets = [a.offset() / config.vector(), b.offset() / config.vector(), 0, 0].map(|offset| offset as u32);
+        if slot > 0 {
+            dispatch = [&a.tensor, &b.tensor].into_iter().fold(dispatch, bind_operand(config));
+        }
+        for (scales, offset) in row_scales.iter().flatten().zip(&mut offsets[2..]) {
+            *offset = scales.layout.offset as u32;
+            dispatch = dispatch.read(scales);
+        }
     }
-    dispatch.run(gpu, params.grid())?;
+    let params = Params::of(config, product, depth_per_part);
+    let [tiles, parts, _] = params.grid();
+    let dispatch = match config.is_several() {
+        true => dispatch.params(&SeveralParams::of(&params, products.len(), offsets)),
+        false => {
+            let [_, _, first_offset, second_offset] = offsets[0];
+            dispatch.params(&Params { first_offset, second_offset, ..params })
+        }
+    };
+    dispatch.run(gpu, [tiles * products.len() as u32, parts, 1])?;
     Ok(out)
+}
+
+impl SeveralParams {
+    fn of(params: &Params, products: usize, offsets: [[u32; 4]; thin::SLOTS]) -> Self {
+        let Params { m, n, k, row_tiles, column_tiles, depth_per_part, a_stride, b_stride, .. } = *params;
+        let products = products as u32;
+        SeveralParams { m, n, k, row_tiles, column_tiles, depth_per_part, a_stride, b_stride, products, offsets }
+    }
 }

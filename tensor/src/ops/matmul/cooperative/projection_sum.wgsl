@@ -1,4 +1,5 @@
-// Adds the parts of a thin product in order and rounds alpha times the sum to f16. One invocation a word of two elements.
+// Adds the parts of thin products of one shape in order and rounds alpha times the sums to f16. One invocation a word of two
+// elements.
 
 struct Params {
     words: u32,

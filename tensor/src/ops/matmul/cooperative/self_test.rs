@@ -2,7 +2,8 @@
 //! tiles, or none. A wrong result turns them off for the device, with a warning, and ordinary kernels take over.
 
 use super::batched::BatchLayout;
-use super::generator::{Config, DEPTH, Kind, THIN, TILE};
+use super::generator::{CONTAINER, Config, DEPTH, Kind, THIN, TILE};
+use super::thin::SLOTS;
 use super::{BatchedProduct, LowRankUpdate, Update, launch, low_rank};
 use crate::device::Device;
 use crate::dtype::DType;
@@ -39,7 +40,7 @@ pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<O
             Kind::Large { row_scaled, low_rank_slabs, biased, .. } => {
                 square(gpu, config, device, parts, low_rank_slabs, [row_scaled, biased])?
             }
-            Kind::Thin { weighted, transposed } => thin(gpu, config, device, parts, [weighted, transposed])?,
+            Kind::Thin { .. } => thin(gpu, config, device, parts)?,
             Kind::Batched { scales, halves, .. } => batched(gpu, config, device, scales, halves)?,
         };
         if fault.is_some() {
@@ -92,30 +93,51 @@ fn square(
     first_difference(&out, &expected)
 }
 
-fn thin(
-    gpu: &Gpu,
-    config: Config,
-    device: &Device,
-    parts: usize,
-    [weighted, transposed]: [bool; 2],
-) -> Result<Option<String>> {
-    let (m, n) = if config.whole_tiles { (2 * TILE, 2 * THIN) } else { (TILE + 72, 2 * THIN) };
-    let k = 6 * config.step() - if weighted { 5 } else { 0 };
-    let (a, expected_a) = operand(device, [m, k], config.a_depth_contiguous, 3)?;
-    let (b, expected_b) = operand(device, [k, n], !config.b_depth_contiguous, 5)?;
-    // Of many magnitudes, for differences between parts.
-    let scale =
-        |row: usize, step: i32| if weighted { 2f32.powi(row as i32 % 3 + step * (2 * row / k) as i32) } else { 1.0 };
-    let scales = [-3, 2].map(|step| (0..k).map(|row| scale(row, step)).collect::<Vec<f32>>());
-    let weights: Vec<f32> = scales[0].iter().zip(&scales[1]).map(|(first, second)| first * second).collect();
-    let expected_b = expected_b.cast(DType::F32)?.mul(&Tensor::from_slice(&Device::cpu(), &[k, 1], &weights)?)?;
-    let [first, second] = [0, 1].map(|side| Tensor::from_slice(device, &[k], &scales[side]));
-    let (first, second) = (first?, second?);
-    let expected = expected_a.cast(DType::F32)?.matmul(&expected_b)?;
-    let expected = if transposed { expected.t()?.contiguous()? } else { expected };
-    let product = Product::new("self-test", &a, &b)?;
-    let sums = low_rank::launch(gpu, config, &product, parts, weighted.then_some([&first, &second]))?;
-    first_difference(&sums.sum(&[0], false)?, &expected.to_vec::<f32>()?)
+/// Several products in a launch have operands of their own; with two parts a slot is empty.
+fn thin(gpu: &Gpu, config: Config, device: &Device, parts: usize) -> Result<Option<String>> {
+    let count = if config.is_several() { SLOTS + 1 - parts } else { 1 };
+    let cases: Vec<Thin> = (0..count).map(|slot| Thin::of(config, device, slot)).collect::<Result<_>>()?;
+    let products: Vec<_> =
+        cases.iter().map(|case| (&case.product, config.is_weighted().then_some(case.scales.each_ref()))).collect();
+    let sums = low_rank::launch(gpu, config, &products, parts)?.sum(&[0], false)?;
+    let [rows, columns] = [1, 2].map(|axis| sums.shape()[axis]);
+    let expected: Vec<f32> = cases.into_iter().flat_map(|case| case.expected).collect();
+    first_difference(&sums.reshape(&[count * rows, columns])?, &expected)
+}
+
+struct Thin {
+    product: Product,
+    scales: [Tensor; 2],
+    expected: Vec<f32>,
+}
+
+impl Thin {
+    fn of(config: Config, device: &Device, slot: usize) -> Result<Self> {
+        let weighted = config.is_weighted();
+        let (m, n) = if config.whole_tiles { (2 * TILE, 2 * THIN) } else { (TILE + 72, 2 * THIN) };
+        let k = 6 * config.step() - if weighted { 5 } else { 0 };
+        // Each begins elsewhere in its buffer.
+        let (begin, margin) = (CONTAINER * slot, CONTAINER * SLOTS);
+        let part = |(here, there): (Tensor, Tensor), axis: usize, extent: usize| -> Result<_> {
+            Ok((here.slice(axis, begin, begin + extent)?, there.slice(axis, begin, begin + extent)?))
+        };
+        let (a, expected_a) = part(operand(device, [m + margin, k], config.a_depth_contiguous, 3 + slot)?, 0, m)?;
+        let (b, expected_b) = part(operand(device, [k, n + margin], !config.b_depth_contiguous, 5 + slot)?, 1, n)?;
+        // Of many magnitudes, for differences between parts.
+        let exponent = |row: usize, step: i32| (row + slot) as i32 % 3 + step * (2 * row / k) as i32;
+        let scale = |row: usize, step: i32| if weighted { 2f32.powi(exponent(row, step)) } else { 1.0 };
+        let scales = [-3, 2].map(|step| (0..k).map(|row| scale(row, step)).collect::<Vec<f32>>());
+        let weights: Vec<f32> = scales[0].iter().zip(&scales[1]).map(|(first, second)| first * second).collect();
+        let expected_b = expected_b.cast(DType::F32)?.mul(&Tensor::from_slice(&Device::cpu(), &[k, 1], &weights)?)?;
+        let expected = expected_a.cast(DType::F32)?.matmul(&expected_b)?;
+        let expected = if config.is_transposed() { expected.t()?.contiguous()? } else { expected };
+        let stored = |scales: &[f32]| -> Result<Tensor> {
+            let scales = [&vec![0.5; slot][..], scales].concat();
+            Tensor::from_slice(device, &[slot + k], &scales)?.slice(0, slot, slot + k)
+        };
+        let scales = [stored(&scales[0])?, stored(&scales[1])?];
+        Ok(Thin { product: Product::new("self-test", &a, &b)?, scales, expected: expected.to_vec()? })
+    }
 }
 
 /// Six products: the right operand is shared by three, as are the scales in another way, and results are stored out of order.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::generator::{CONTAINER, MATRIX, THREADS};
+use super::thin::scales_of_line;
 
 /// Elements added to the lines of a slab.
 const PADDING: usize = 8;
@@ -35,8 +36,8 @@ pub(super) struct Side {
     pub weighted: bool,
     /// The inner extent may end within a slab: lines beyond it are the last one again.
     pub clamped: bool,
-    /// Each product of a batch has its own place in the operand.
-    pub batched: bool,
+    /// Each of several products has its own place in the operand: the text says where it begins.
+    pub placed: bool,
 }
 
 impl Side {
@@ -53,7 +54,7 @@ impl Side {
     /// Where the operand begins.
     fn offset(&self) -> String {
         let letter = self.letter;
-        if self.batched { format!("{letter}_begin") } else { format!("params.{letter}_offset") }
+        if self.placed { format!("{letter}_begin") } else { format!("params.{letter}_offset") }
     }
 
     /// Elements along a line of the slab.
@@ -141,7 +142,9 @@ impl Side {
         for copy in 0..self.copies() {
             let _ = writeln!(text, "var {letter}_next{copy}: {};", self.container());
             if self.weighted {
-                let _ = writeln!(text, "var {letter}_weight{copy}: f32;");
+                for name in ["first", "second", "weight"] {
+                    let _ = writeln!(text, "var {letter}_{name}{copy}: f32;");
+                }
             }
         }
         text
@@ -149,31 +152,53 @@ impl Side {
 
     /// Reads the next slab's vectors into registers and moves on along `k`, if `following` is before `end`.
     pub fn read_slab(&self, following: &str, end: &str) -> String {
+        self.read("") + &self.move_on(following, end)
+    }
+
+    /// Reads the next slab's vectors into registers, from buffers whose names end in `name`.
+    pub fn read(&self, name: &str) -> String {
         let letter = self.letter;
         let mut text = String::new();
-        if self.clamped {
-            for copy in 0..self.copies() {
-                let line = format!("{letter}_line + {}u", copy * self.lines_between_copies());
-                let _ = writeln!(
-                    text,
-                    "{letter}_next{copy} = {letter}[{letter}_column + min({line}, params.k - 1u) * \
-                     params.{letter}_stride];"
-                );
-                if self.weighted {
-                    let _ = writeln!(text, "{letter}_weight{copy} = line_weight({line}, largest);");
-                }
-            }
-            return text + &format!("{letter}_line += select(0u, {}u, {following} < {end});\n", self.depth);
-        }
         for copy in 0..self.copies() {
-            let line = match copy {
-                _ if self.depth_contiguous && !self.whole_tiles => format!(" + {letter}_line{copy}"),
-                0 => String::new(),
-                _ => format!(" + {copy}u * {letter}_apart"),
+            let place = match copy {
+                _ if self.clamped => {
+                    format!("{letter}_column + {} * params.{letter}_stride", self.last_of(copy))
+                }
+                _ if self.depth_contiguous && !self.whole_tiles => format!("{letter}_source + {letter}_line{copy}"),
+                0 => format!("{letter}_source"),
+                _ => format!("{letter}_source + {copy}u * {letter}_apart"),
             };
-            let _ = writeln!(text, "{letter}_next{copy} = {letter}[{letter}_source{line}];");
+            let _ = writeln!(text, "{letter}_next{copy} = {letter}{name}[{place}];");
+            if self.weighted {
+                let [first, second] = scales_of_line(name, &self.last_of(copy));
+                let _ = writeln!(text, "{letter}_first{copy} = {first};\n{letter}_second{copy} = {second};");
+            }
         }
-        text + &format!("{letter}_source += select(0u, {letter}_step, {following} < {end});\n")
+        text
+    }
+
+    /// Moves on along `k` from what was read, if `following` is before `end`.
+    pub fn move_on(&self, following: &str, end: &str) -> String {
+        let Side { letter, depth, .. } = self;
+        if !self.clamped {
+            return format!("{letter}_source += select(0u, {letter}_step, {following} < {end});\n");
+        }
+        let weigh = |copy: usize| {
+            let exponent = format!("exponent_of({letter}_first{copy}, {letter}_second{copy})");
+            format!("{letter}_weight{copy} = line_weight({}, {exponent}, largest);\n", self.line_of(copy))
+        };
+        let weights: String = (0..self.copies()).filter(|_| self.weighted).map(weigh).collect();
+        weights + &format!("{letter}_line += select(0u, {depth}u, {following} < {end});\n")
+    }
+
+    /// The line of a copy where the inner extent may end within a slab.
+    fn line_of(&self, copy: usize) -> String {
+        format!("{}_line + {}u", self.letter, copy * self.lines_between_copies())
+    }
+
+    /// The same, or the operand's last.
+    fn last_of(&self, copy: usize) -> String {
+        format!("min({}, params.k - 1u)", self.line_of(copy))
     }
 
     pub fn store_slab(&self) -> String {

@@ -10,18 +10,18 @@ use crate::testing::check;
 use crate::{DType, Device, DeviceRequest, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    let kinds = (0..32).map(|choices| {
+    let kinds = (0..36).map(|choices| {
         let [first, second, third] = [1, 2, 4].map(|bit| choices & bit > 0);
         match choices {
             0..8 => Kind::Square { row_scaled: first, low_rank: second, biased: third },
-            8..12 => Kind::Thin { weighted: first, transposed: second },
-            12..18 => Kind::Batched { narrow: first, scales: (choices - 12) / 2, halves: false },
-            18..20 => Kind::Batched { narrow: first, scales: 0, halves: true },
+            8..16 => Kind::Thin { weighted: first, transposed: second, several: third },
+            16..22 => Kind::Batched { narrow: first, scales: (choices - 16) / 2, halves: false },
+            22..24 => Kind::Batched { narrow: first, scales: 0, halves: true },
             _ => Kind::Large {
                 columns: large::WIDTHS[usize::from(first)],
                 row_scaled: !second,
-                low_rank_slabs: (choices - 20) / 4,
-                biased: choices >= 24,
+                low_rank_slabs: (choices - 24) / 4,
+                biased: choices >= 28,
                 split: second,
             },
         }
@@ -52,6 +52,13 @@ fn every_configuration_is_valid_wgsl() {
 }
 
 #[test]
+fn sums_of_gradients_are_valid_wgsl() {
+    for slots in 1..=6 {
+        validate("sum", &crate::ops::slots::expand(include_str!("factor_gradient_sum.wgsl"), slots), &[]);
+    }
+}
+
+#[test]
 fn names_tell_configurations_apart() {
     let names: std::collections::HashSet<_> = configurations().map(|config| config.name()).collect();
     assert_eq!(names.len(), configurations().count());
@@ -65,7 +72,7 @@ fn generated_text_is_as_reviewed() {
         let row_scaled = low_rank_slabs > 0;
         Kind::Large { columns, row_scaled, low_rank_slabs, biased, split }
     };
-    let thin = |weighted, transposed| Kind::Thin { weighted, transposed };
+    let thin = |weighted, transposed, several| Kind::Thin { weighted, transposed, several };
     let batched = |narrow, scales, halves| Kind::Batched { narrow, scales, halves };
     for (a_depth_contiguous, b_depth_contiguous, whole_tiles, kind) in [
         (true, true, true, square(true, false, false)),
@@ -74,9 +81,11 @@ fn generated_text_is_as_reviewed() {
         (true, true, true, large(256, 1, false, false)),
         (true, false, true, large(256, 1, true, true)),
         (false, false, true, large(192, 0, false, false)),
-        (true, true, true, thin(false, false)),
-        (false, false, false, thin(true, true)),
-        (false, false, true, thin(true, false)),
+        (true, true, true, thin(false, false, false)),
+        (false, false, false, thin(true, true, false)),
+        (false, false, true, thin(true, false, false)),
+        (true, true, true, thin(false, false, true)),
+        (false, false, true, thin(true, true, true)),
         (false, false, true, batched(true, 2, false)),
         (true, true, true, batched(false, 0, true)),
     ] {
@@ -156,20 +165,29 @@ fn gpu() -> &'static crate::gpu::Gpu {
     gpu
 }
 
-#[test]
-#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
-fn every_kernel_passes_its_test() {
-    for config in configurations().filter(|config| !config.is_large()) {
+/// Runs the tests of the kernels that are `wanted`.
+fn assert_faultless(wanted: impl Fn(&Config) -> bool) {
+    for config in configurations().filter(wanted) {
         assert_eq!(self_test::find_fault(gpu(), config, crate::testing::gpu()).unwrap(), None, "{}", config.name());
     }
 }
 
 #[test]
 #[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn every_kernel_passes_its_test() {
+    assert_faultless(|config| !config.is_large() && !config.is_thin());
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
 fn every_kernel_with_large_tiles_passes_its_test() {
-    for config in configurations().filter(Config::is_large) {
-        assert_eq!(self_test::find_fault(gpu(), config, crate::testing::gpu()).unwrap(), None, "{}", config.name());
-    }
+    assert_faultless(Config::is_large);
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn every_kernel_for_thin_products_passes_its_test() {
+    assert_faultless(Config::is_thin);
 }
 
 #[test]

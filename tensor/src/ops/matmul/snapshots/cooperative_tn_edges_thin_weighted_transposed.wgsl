@@ -51,15 +51,13 @@ fn write_out(first_part: bool, part_start: u32, row: u32, column: u32, sum: vec4
 // The exponents of the workgroup's lines.
 var<workgroup> exponents: array<i32, 128>;
 
-fn line_exponent(line: u32) -> i32 {
-    let first = bitcast<u32>(first_scales[params.first_offset + line]) >> 23u;
-    let second = bitcast<u32>(second_scales[params.second_offset + line]) >> 23u;
-    return i32(first + second) - 254;
+// The exponent of a product of two powers of two.
+fn exponent_of(first: f32, second: f32) -> i32 {
+    return i32((bitcast<u32>(first) >> 23u) + (bitcast<u32>(second) >> 23u)) - 254;
 }
 
-fn line_weight(line: u32, largest: i32) -> f32 {
-    let last = min(line, params.k - 1u);
-    return select(0.0, power_of_two(clamp(line_exponent(last) - largest, -126, 126)), line < params.k);
+fn line_weight(line: u32, exponent: i32, largest: i32) -> f32 {
+    return select(0.0, power_of_two(clamp(exponent - largest, -126, 126)), line < params.k);
 }
 
 @compute @workgroup_size(128)
@@ -82,7 +80,7 @@ fn main(
 
     var largest = -126;
     for (var line = start + local; line < end; line += 128u) {
-        largest = max(largest, line_exponent(line));
+        largest = max(largest, exponent_of(first_scales[params.first_offset + line], second_scales[params.second_offset + line]));
     }
     exponents[local] = largest;
     workgroupBarrier();
@@ -109,8 +107,12 @@ fn main(
     var b_line = start + local / 8u;
     let b_column = params.b_offset + first_column / 4u + local % 8u;
     var b_next0: vec4<f16>;
+    var b_first0: f32;
+    var b_second0: f32;
     var b_weight0: f32;
     var b_next1: vec4<f16>;
+    var b_first1: f32;
+    var b_second1: f32;
     var b_weight1: f32;
     var sum0_0 = coop_mat16x16<f32, C>();
     var sum0_1 = coop_mat16x16<f32, C>();
@@ -127,9 +129,13 @@ fn main(
     a_next7 = a[a_column + min(a_line + 28u, params.k - 1u) * params.a_stride];
     a_line += select(0u, 32u, start + 32u < end);
     b_next0 = b[b_column + min(b_line + 0u, params.k - 1u) * params.b_stride];
-    b_weight0 = line_weight(b_line + 0u, largest);
+    b_first0 = first_scales[params.first_offset + min(b_line + 0u, params.k - 1u)];
+    b_second0 = second_scales[params.second_offset + min(b_line + 0u, params.k - 1u)];
     b_next1 = b[b_column + min(b_line + 16u, params.k - 1u) * params.b_stride];
-    b_weight1 = line_weight(b_line + 16u, largest);
+    b_first1 = first_scales[params.first_offset + min(b_line + 16u, params.k - 1u)];
+    b_second1 = second_scales[params.second_offset + min(b_line + 16u, params.k - 1u)];
+    b_weight0 = line_weight(b_line + 0u, exponent_of(b_first0, b_second0), largest);
+    b_weight1 = line_weight(b_line + 16u, exponent_of(b_first1, b_second1), largest);
     b_line += select(0u, 32u, start + 32u < end);
     for (var depth = start; depth < end; depth += 32u) {
         a_slab[a_place + 0u] = a_next0;
@@ -153,9 +159,13 @@ fn main(
         a_next7 = a[a_column + min(a_line + 28u, params.k - 1u) * params.a_stride];
         a_line += select(0u, 32u, depth + 64u < end);
         b_next0 = b[b_column + min(b_line + 0u, params.k - 1u) * params.b_stride];
-        b_weight0 = line_weight(b_line + 0u, largest);
+        b_first0 = first_scales[params.first_offset + min(b_line + 0u, params.k - 1u)];
+        b_second0 = second_scales[params.second_offset + min(b_line + 0u, params.k - 1u)];
         b_next1 = b[b_column + min(b_line + 16u, params.k - 1u) * params.b_stride];
-        b_weight1 = line_weight(b_line + 16u, largest);
+        b_first1 = first_scales[params.first_offset + min(b_line + 16u, params.k - 1u)];
+        b_second1 = second_scales[params.second_offset + min(b_line + 16u, params.k - 1u)];
+        b_weight0 = line_weight(b_line + 0u, exponent_of(b_first0, b_second0), largest);
+        b_weight1 = line_weight(b_line + 16u, exponent_of(b_first1, b_second1), largest);
         b_line += select(0u, 32u, depth + 64u < end);
         let a0_0_place = 0u + (subgroup_row + 0u) / 4u;
         let a0_0 = coopLoad<coop_mat16x16<f16, A>>(&a_slab[a0_0_place], 34u);
