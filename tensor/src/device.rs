@@ -8,6 +8,7 @@ use crate::counters::Counters;
 use crate::cpu::cpu;
 use crate::error::{Result, TensorError};
 use crate::gpu::{self, Gpu};
+use crate::tuning::Tuning;
 
 /// Where tensors live and operations run. Cloning is cheap; two handles are equal when they are the same device.
 #[derive(Clone)]
@@ -277,6 +278,33 @@ impl Device {
                 let result = work();
                 Ok((result, gpu.finish_profile()?))
             }
+        }
+    }
+
+    /// From now on measures, for each shape and layout of a matrix product that `table` does not have, which kernel and split
+    /// of its inner extent is the fastest on this device, and adds the choice to the table. The first product of a shape
+    /// takes a while. Another choice sums in another order, so results are the same bits again only with the same table.
+    ///
+    /// # Errors
+    /// [`TensorError::InvalidArgument`] on the CPU, which has nothing to choose from.
+    pub fn tune(&self, table: Tuning) -> Result<()> {
+        match &self.backend {
+            Backend::Cpu => Err(TensorError::InvalidArgument {
+                operation: "tuning",
+                message: "only a GPU's kernels are measured, and this device is the CPU".into(),
+            }),
+            Backend::Gpu(gpu) => {
+                gpu.tune(table);
+                Ok(())
+            }
+        }
+    }
+
+    /// The table of [`Device::tune`] as it stands; `None` where nothing is measured.
+    pub fn tuning(&self) -> Option<Tuning> {
+        match &self.backend {
+            Backend::Cpu => None,
+            Backend::Gpu(gpu) => gpu.tuning(),
         }
     }
 

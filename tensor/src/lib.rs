@@ -26,6 +26,7 @@ mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod trusted;
+mod tuning;
 
 pub use counters::Counters;
 pub use device::{AdapterSummary, Device, DeviceRequest, GpuOptions, KernelTime, list_adapters};
@@ -36,3 +37,4 @@ pub use ops::*;
 pub use shape::{MAX_RANK, Shape};
 pub use tensor::Tensor;
 pub use trusted::MappedFile;
+pub use tuning::Tuning;

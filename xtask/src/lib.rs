@@ -22,9 +22,10 @@ mod metrics;
 mod output;
 mod random;
 mod report;
+mod tuning;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -59,7 +60,14 @@ pub struct Common {
     /// CPU threads; default: all cores. Results do not depend on it.
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    /// Measure, for each matrix product of the run, which of the GPU's kernels is the fastest, and keep the choices in this
+    /// file, which is read first if it is there. Results are the same bits again only with the same file.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tune: Option<PathBuf>,
 }
+
+/// The devices that commands of this process have opened.
+static OPENED: Mutex<Vec<(DeviceRequest, Device)>> = Mutex::new(Vec::new());
 
 fn parse_device(text: &str) -> Result<DeviceRequest, String> {
     text.parse().map_err(|error: tensor::TensorError| error.to_string())
@@ -68,7 +76,6 @@ fn parse_device(text: &str) -> Result<DeviceRequest, String> {
 impl Common {
     /// Opens the device and says which one it is. Commands that one process runs share it, and the kernels it has built.
     pub fn open_device(&self, output: &Output) -> Outcome<Device> {
-        static OPENED: Mutex<Vec<(DeviceRequest, Device)>> = Mutex::new(Vec::new());
         // The list is only ever added to, so a panic elsewhere cannot leave it half-made.
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, device)) = opened.iter().find(|(request, _)| *request == self.device) {
@@ -81,8 +88,18 @@ impl Common {
             Some(adapter) => output.say(format!("device: {} ({}, {})", adapter.name, adapter.backend, adapter.driver)),
             None => output.say(format!("device: cpu ({} threads)", rayon::current_num_threads())),
         }
+        if let Some(path) = &self.tune {
+            tuning::start(path, &device)?;
+        }
         opened.push((self.device.clone(), device.clone()));
         Ok(device)
+    }
+
+    /// Keeps what was measured, whatever became of the command.
+    fn keep_tuning(&self, output: &Output) -> Outcome<()> {
+        let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = &self.tune else { return Ok(()) };
+        opened.iter().try_for_each(|(_, device)| tuning::keep(path, device, output))
     }
 }
 
@@ -102,11 +119,15 @@ pub fn main() -> ExitCode {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build_global();
     // The command is run by a thread of the pool: each of the many small pieces of work that it shares with the others would
     // else be handed over to one of them first, and waited for.
-    rayon::scope(move |_| match arguments.command.run(&arguments.common, &output) {
-        Ok(code) => code,
-        Err(failure) => {
-            output.fail(&failure);
-            failure.code()
+    rayon::scope(move |_| {
+        let done = arguments.command.run(&arguments.common, &output);
+        let kept = arguments.common.keep_tuning(&output);
+        match done.and_then(|code| kept.map(|()| code)) {
+            Ok(code) => code,
+            Err(failure) => {
+                output.fail(&failure);
+                failure.code()
+            }
         }
     })
 }

@@ -13,6 +13,7 @@ mod rows;
 mod sender;
 mod stream;
 mod transfer;
+mod tuner;
 #[cfg(test)]
 mod validate;
 
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::counters::CounterCells;
 use crate::device::{AdapterSummary, GpuOptions};
 use crate::error::Result;
+use crate::tuning::Tuning;
 
 pub(crate) use adapter::adapters;
 pub(crate) use dispatch::{Dispatch, Source, linear_grid};
@@ -45,6 +47,8 @@ pub(crate) struct Gpu {
     memory: Mutex<memory::Pool>,
     stream: Mutex<stream::Stream>,
     staging: Mutex<Option<wgpu::Buffer>>,
+    /// `None` while nothing is measured.
+    tuning: Mutex<Option<Tuning>>,
 }
 
 impl Gpu {
@@ -72,6 +76,7 @@ impl Gpu {
             memory: Mutex::default(),
             stream: Mutex::new(stream),
             staging: Mutex::default(),
+            tuning: Mutex::default(),
         }))
     }
 

@@ -83,7 +83,7 @@ impl Side {
 }
 
 impl OperandConfig {
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let layout = if self.depth_contiguous { "k" } else { "x" };
         format!("{}{layout}{}", self.dtype, if self.vectors { 4 } else { 1 })
     }

@@ -1,8 +1,10 @@
 //! Launch of the generated kernels, and of `reduction.wgsl` after them where `k` is split.
 
+use std::cell::RefCell;
+
 use super::cooperative::{self, Update};
 use super::generator::{Config, OperandConfig};
-use super::selection::{Choice, choose};
+use super::selection::{Choice, candidates, choose};
 use super::turn::turned;
 use super::{Operand, Product};
 use crate::dtype::DType;
@@ -49,13 +51,29 @@ struct ReductionParams {
 /// See [`Product::write`].
 pub(super) fn write(gpu: &Gpu, product: &Product, out: &mut Tensor, alpha: f32, accumulate: bool) -> Result<()> {
     let update = Update::plain(alpha, accumulate);
-    if let Some(kernel) = cooperative::kernel(gpu, product, &update)? {
-        return cooperative::write(gpu, kernel, product, out, update);
+    if let Some(plan) = cooperative::plan(gpu, product, &update)? {
+        return cooperative::write(gpu, plan, product, out, update);
     }
     let turned = turned(product)?;
     let product = turned.as_ref().unwrap_or(product);
-    let choice = choose(product.m, product.n, product.k, product.batches());
+    let Product { m, n, k, .. } = *product;
+    let choice = match gpu.is_tuned() {
+        true => fastest(gpu, product, &candidates(m, n, k, product.batches()), out)?,
+        false => choose(m, n, k, product.batches()),
+    };
     write_as(gpu, product, choice, out, alpha, accumulate)
+}
+
+/// The choice that takes the least time to compute such a product as `out`.
+fn fastest(gpu: &Gpu, product: &Product, choices: &[Choice], out: &Tensor) -> Result<Choice> {
+    let Product { m, n, k, .. } = product;
+    let Config { a, b, .. } = config(product, choices[0]);
+    let name = format!("{} times {m} x {n} x {k}, {} {}", product.batches(), a.name(), b.name());
+    let scratch = RefCell::new(Tensor::uninitialised(out.device(), "matmul", *out.shape(), DType::F32)?);
+    gpu.fastest(name, choices, |choice| {
+        write_as(gpu, product, choice, &mut scratch.borrow_mut(), 1.0, false)?;
+        Ok(true)
+    })
 }
 
 /// As [`write()`], with an explicit choice of tile and split.
@@ -89,12 +107,7 @@ pub(super) fn add_parts(gpu: &Gpu, partial_sums: &Tensor, out: &Tensor, alpha: f
 
 fn multiply(gpu: &Gpu, product: &Product, choice: Choice, out: &Tensor, alpha: f32, accumulate: bool) -> Result<()> {
     let tile = choice.tile;
-    let config = Config {
-        tile,
-        a: operand_config(&product.a, product.a.row_major, [product.m, product.k], a_strides(product)),
-        b: operand_config(&product.b, !product.b.row_major, [product.n, product.k], b_strides(product)),
-        vector_out: product.n.is_multiple_of(4),
-    };
+    let config = config(product, choice);
     let (row_tiles, column_tiles) = (product.m.div_ceil(tile.rows as usize), product.n.div_ceil(tile.columns as usize));
     let workgroups = row_tiles * column_tiles * product.batches() * choice.parts;
     let mut params = Params {
@@ -128,6 +141,15 @@ fn multiply(gpu: &Gpu, product: &Product, choice: Choice, out: &Tensor, alpha: f
         .write(out)
         .params(&params)
         .run(gpu, linear_grid(workgroups, 1))
+}
+
+fn config(product: &Product, choice: Choice) -> Config {
+    Config {
+        tile: choice.tile,
+        a: operand_config(&product.a, product.a.row_major, [product.m, product.k], a_strides(product)),
+        b: operand_config(&product.b, !product.b.row_major, [product.n, product.k], b_strides(product)),
+        vector_out: product.n.is_multiple_of(4),
+    }
 }
 
 fn a_strides(product: &Product) -> impl Iterator<Item = usize> + '_ {

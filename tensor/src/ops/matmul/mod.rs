@@ -14,6 +14,8 @@ mod row_scaled;
 mod selection;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tuned_tests;
 mod turn;
 
 pub use row_scaled::Addends;

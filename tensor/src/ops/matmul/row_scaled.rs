@@ -76,13 +76,13 @@ impl RowScaled {
             let bias = bias.map(Tensor::contiguous).transpose()?;
             let row_scales = Some(self.scales());
             let update = Update { alpha: 1.0, row_scales, accumulate: onto.is_some(), low_rank, bias: bias.as_ref() };
-            if let Some(kernel) = cooperative::kernel(device, product, &update)? {
+            if let Some(plan) = cooperative::plan(device, product, &update)? {
                 let mut out = match onto {
                     Some(onto) => onto,
                     None => Tensor::uninitialised(other.device(), NAME, product.shape, DType::F32)?,
                 };
                 out.make_unique()?;
-                cooperative::write(device, kernel, product, &out, update)?;
+                cooperative::write(device, plan, product, &out, update)?;
                 return Ok(out);
             }
         }

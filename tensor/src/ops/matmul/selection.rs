@@ -3,6 +3,8 @@
 //! A plain function of the shape with constants measured on one large GPU (an NVIDIA H200). It does not look at the
 //! device, so that a program's results do not change with it; on smaller GPUs the choice is merely less good.
 
+use std::fmt;
+
 use super::generator::Tile;
 
 /// A tile and what it costs. All costs are in multiplications of one multiprocessor at the speed of the largest tile,
@@ -75,6 +77,9 @@ const MAX_PARTS: usize = 32;
 /// Extent of a part at the least: shorter ones are not worth a second kernel.
 const MIN_DEPTH_PER_PART: usize = 128;
 
+/// Choices that a device that measures compares.
+const CANDIDATES_MEASURED: usize = 8;
+
 /// `k` cut into about `wanted` parts of whole slabs.
 pub(super) fn split(tile: Tile, k: usize, wanted: usize) -> Choice {
     let depth_per_part = k.div_ceil(wanted).next_multiple_of(tile.depth as usize);
@@ -83,19 +88,31 @@ pub(super) fn split(tile: Tile, k: usize, wanted: usize) -> Choice {
 
 /// The cheapest tile and split for `batches` products of `[m, k] x [k, n]`.
 pub(super) fn choose(m: usize, n: usize, k: usize, batches: usize) -> Choice {
-    let mut best = (f64::INFINITY, split(TILE_128X128, k, 1));
-    for candidate in CANDIDATES {
-        let mut wanted = 1;
-        while wanted <= (k / MIN_DEPTH_PER_PART).clamp(1, MAX_PARTS) {
+    let cheapest = costs(m, n, k, batches).min_by(|(left, _), (right, _)| left.total_cmp(right));
+    cheapest.map_or_else(|| split(TILE_128X128, k, 1), |(_, choice)| choice)
+}
+
+/// The choices among which the fastest is likely to be, the cheapest first.
+pub(super) fn candidates(m: usize, n: usize, k: usize, batches: usize) -> Vec<Choice> {
+    let mut all: Vec<_> = costs(m, n, k, batches).collect();
+    all.sort_by(|(left, _), (right, _)| left.total_cmp(right));
+    let mut choices: Vec<Choice> = all.into_iter().map(|(_, choice)| choice).collect();
+    choices.dedup();
+    choices.truncate(CANDIDATES_MEASURED);
+    choices
+}
+
+/// Every tile with every split, and what it costs.
+fn costs(m: usize, n: usize, k: usize, batches: usize) -> impl Iterator<Item = (f64, Choice)> {
+    let most = (k / MIN_DEPTH_PER_PART).clamp(1, MAX_PARTS);
+    let wanted =
+        move || std::iter::successors(Some(1), |wanted| Some(2 * wanted)).take_while(move |&wanted| wanted <= most);
+    CANDIDATES.into_iter().flat_map(move |candidate| {
+        wanted().map(move |wanted| {
             let choice = split(candidate.tile, k, wanted);
-            let cost = cost(&candidate, &choice, [m, n, k], batches);
-            if cost < best.0 {
-                best = (cost, choice);
-            }
-            wanted *= 2;
-        }
-    }
-    best.1
+            (cost(&candidate, &choice, [m, n, k], batches), choice)
+        })
+    })
 }
 
 fn cost(candidate: &Candidate, choice: &Choice, [m, n, k]: [usize; 3], batches: usize) -> f64 {
@@ -108,5 +125,12 @@ fn cost(candidate: &Candidate, choice: &Choice, [m, n, k]: [usize; 3], batches: 
     match choice.parts {
         1 => sums,
         parts => sums + REDUCTION_COST + PARTIAL_SUM_COST * parts as f64 * (m * n * batches) as f64,
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tile { rows, columns, depth, .. } = self.tile;
+        write!(f, "{rows} x {columns} x {depth} in parts: {}", self.parts)
     }
 }

@@ -6,6 +6,7 @@ mod declarations;
 mod generator;
 mod large;
 mod low_rank;
+mod plan;
 mod self_test;
 mod side;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::tensor::Tensor;
 pub(in crate::ops) use batched::BatchedProduct;
 use generator::{CONTAINER, Config, DEPTH, Kind, TILE, VECTOR};
 pub(in crate::ops) use low_rank::{LowRankUpdate, ThinGradient, ThinProduct, factor_gradients, project};
+pub(super) use plan::{Plan, plan};
 
 /// Rows and columns of the result from which a tile of 128 x 128 wins over a smaller one on ordinary cores.
 const MIN_EXTENT: usize = 64;
@@ -89,17 +91,9 @@ impl Update<'_> {
     }
 }
 
-/// The kernel for a product, tested on the device; `None` where the device or the shape does not suit.
-pub(super) fn kernel(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Result<Option<Config>> {
-    match config(gpu, product, update) {
-        Some(config) => self_test::usable(gpu, config, product.a.tensor.device()),
-        None => Ok(None),
-    }
-}
-
-/// Computes the product with the kernel that [`kernel`] gave for it.
-pub(super) fn write(gpu: &Gpu, kernel: Config, product: &Product, out: &Tensor, update: Update<'_>) -> Result<()> {
-    launch(gpu, kernel, product, parts(&kernel, product), out, update)
+/// Computes the product as [`plan()`] says.
+pub(super) fn write(gpu: &Gpu, plan: Plan, product: &Product, out: &Tensor, update: Update<'_>) -> Result<()> {
+    launch(gpu, plan.config, product, plan.parts, out, update)
 }
 
 /// The kernel for a product; `None` where there is none.
@@ -138,16 +132,19 @@ fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
 /// The width of the large tiles that cover the result, if any do: of two widths the one that takes less time, a multiprocessor
 /// computing one tile after another.
 fn large_width(product: &Product) -> Option<usize> {
-    let Product { m, n, k, .. } = product;
+    let Product { m, n, .. } = product;
     // The narrower tiles read more for each multiplication: a tenth of the time, measured.
     let time = |columns: usize| {
         let rounds = (m / TILE * (n / columns)).div_ceil(RESIDENT_LARGE);
         rounds * columns * if columns == large::WIDTHS[0] { 10 } else { 11 }
     };
-    let covers = |columns: &usize| {
-        m.is_multiple_of(TILE) && n.is_multiple_of(*columns) && k.is_multiple_of(large::step(*columns))
-    };
-    large::WIDTHS.into_iter().filter(covers).min_by_key(|columns| time(*columns))
+    large::WIDTHS.into_iter().filter(|columns| covers(product, *columns)).min_by_key(|columns| time(*columns))
+}
+
+/// Whether large tiles of a width cover the result.
+fn covers(product: &Product, columns: usize) -> bool {
+    let Product { m, n, k, .. } = product;
+    m.is_multiple_of(TILE) && n.is_multiple_of(columns) && k.is_multiple_of(large::step(columns))
 }
 
 /// Whether operands are moved in containers of 16 bytes; `None` where they cannot even be moved in vectors of 8.

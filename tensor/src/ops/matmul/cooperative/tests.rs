@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::generator::{Config, Kind};
-use super::{Update, large, large_width, launch, parts, self_test};
+use super::{Plan, Update, large, large_width, launch, parts, plan, self_test};
 use crate::device::Backend;
 use crate::gpu::{assert_as_reviewed, validate};
 use crate::ops::matmul::Product;
@@ -141,6 +141,30 @@ fn whole_tiles_of_one_width_are_not_of_another() {
     assert!(!without(256).containers && !without(256).is_large());
 }
 
+#[test]
+fn candidates_begin_with_the_usual_plan() {
+    for (columns, shape) in
+        [(256, [4096, 4096, 4096]), (192, [1024, 768, 4096]), (128, [4096, 320, 288]), (128, [128, 64, 32])]
+    {
+        let (config, product) = planned(columns, shape);
+        let usual = Plan { config, parts: parts(&config, &product) };
+        let plans = plan::candidates(&product, &Update::plain(1.0, false), usual);
+        assert_eq!(plans[0], usual);
+        let names: std::collections::HashSet<_> = plans.iter().map(Plan::to_string).collect();
+        assert_eq!(names.len(), plans.len(), "{names:?}");
+        let widths: std::collections::HashSet<_> = plans.iter().map(|plan| plan.config.tile_columns()).collect();
+        let covering = large::WIDTHS.iter().filter(|width| shape[1].is_multiple_of(**width)).count();
+        assert_eq!(widths.len(), 1 + covering, "{shape:?}: {widths:?}");
+        for Plan { config, parts } in &plans[1..] {
+            assert!(*parts == 1 || shape[2] / parts >= 128, "{shape:?} in {parts} parts");
+            match config.kind {
+                Kind::Large { split, .. } => assert_eq!(split, *parts > 1),
+                _ => assert_eq!(config.whole_tiles, shape[0] % 128 == 0 && shape[1] % 128 == 0),
+            }
+        }
+    }
+}
+
 /// A device that claims to have cooperative matrices, and does not understand the kernels.
 #[test]
 #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
@@ -217,4 +241,27 @@ fn products_agree_with_f64_on_tensor_cores() {
         launch(gpu(), config, &product, 1 + slabs % 3, &out, update)?;
         assert_product(&out, &shape, &want, k)
     });
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn every_plan_gives_the_product() {
+    let device = crate::testing::gpu();
+    for (layouts, [m, n, k]) in
+        [([false, true], [256, 768, 512]), ([true, true], [128, 384, 768]), ([true, false], [96, 256, 256])]
+    {
+        let a = Stored::random(&[m, k], 1, DType::F16, layouts[0], 0);
+        let b = Stored::random(&[k, n], 2, DType::F16, layouts[1], 0);
+        let (shape, want) = reference(&a.shape, &a.values, &b.shape, &b.values);
+        let (a, b) = (a.build(device), b.build(device));
+        let product = Product::new("test", &a, &b).unwrap();
+        let update = Update::plain(1.0, false);
+        let usual = plan(gpu(), &product, &update).unwrap().expect("a shape for tensor cores");
+        for plan in plan::candidates(&product, &update, usual) {
+            assert_eq!(self_test::usable(gpu(), plan.config, device).unwrap(), Some(plan.config), "{plan}");
+            let out = Tensor::zeros(device, &[m, n], DType::F32).unwrap();
+            launch(gpu(), plan.config, &product, plan.parts, &out, update).unwrap();
+            assert_product(&out, &shape, &want, k).unwrap_or_else(|error| panic!("{plan}: {error:?}"));
+        }
+    }
 }
