@@ -139,12 +139,23 @@ impl Totals {
         self.put(input, |total| Ok(sum(total.map(Gradient::into_tensor).transpose()?)?.into()))
     }
 
+    /// Takes out what an input has gathered, for an operation that adds to it; the sum is then what is to be
+    /// [added](Totals::add).
+    ///
+    /// # Errors
+    /// As [`Totals::update`]; the device's own errors.
+    pub fn take(&mut self, input: usize) -> Result<Option<Tensor>> {
+        self.total(input)?.take().map(Gradient::into_tensor).transpose()
+    }
+
     fn put(&mut self, input: usize, sum: impl FnOnce(Option<Gradient>) -> Result<Gradient>) -> Result<()> {
-        let Some(total) = self.by_input.get_mut(input) else {
-            let message = format!("the rule has a gradient for input {input}, which there is not");
-            return Err(misuse(self.operation, message));
-        };
+        let total = self.total(input)?;
         *total = Some(sum(total.take())?);
         Ok(())
+    }
+
+    fn total(&mut self, input: usize) -> Result<&mut Option<Gradient>> {
+        let message = || format!("the rule has a gradient for input {input}, which there is not");
+        self.by_input.get_mut(input).ok_or_else(|| misuse(self.operation, message()))
     }
 }

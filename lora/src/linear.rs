@@ -121,7 +121,8 @@ impl Linear {
     }
 
     /// [`Linear::forward`] of layers that read one input, at the cost of fewer launches where all of them train in mixed
-    /// precision. The values and gradients are the same, sums of gradients added up in the same order.
+    /// precision. The values and gradients are the same, gradients added up in the same order, except that on tensor cores an
+    /// adapter's products are sums of other parts ([`tensor::projections`]).
     ///
     /// # Errors
     /// As [`Linear::forward`].

@@ -178,12 +178,14 @@ fn of_factors(x: KeptRows, branches: &[Saved], dy: &[RowScaled], totals: &mut To
     }
     let products: Vec<_> = adapted.iter().map(|&(adapter, dy)| (dy, &adapter.b)).collect();
     let (g, x) = (projections(&products)?, x.rows()?);
-    let gradients = adapted.iter().zip(&g).flat_map(|(&(adapter, dy), g)| {
-        let SavedAdapter { h, a, b, scaling: alpha, .. } = adapter;
-        let of_a = FactorGradient { matrix: &x, projection: g, like: a, alpha: *alpha };
-        [of_a, FactorGradient { matrix: dy, projection: h, like: b, alpha: *alpha }]
-    });
-    let gradients = factor_gradients(&gradients.collect::<Vec<_>>())?;
+    let mut gradients = Vec::with_capacity(2 * adapted.len());
+    for (&(SavedAdapter { h, a, b, scaling, inputs }, dy), g) in adapted.iter().zip(&g) {
+        let of_a = FactorGradient { matrix: &x, projection: g, like: a, alpha: *scaling };
+        let of_b = FactorGradient { matrix: dy, projection: h, like: b, alpha: *scaling };
+        gradients.push((of_a, totals.take(inputs[0])?));
+        gradients.push((of_b, totals.take(inputs[1])?));
+    }
+    let gradients = factor_gradients(gradients)?;
     let inputs = adapted.iter().flat_map(|(adapter, _)| adapter.inputs);
     inputs.zip(gradients).try_for_each(|(input, gradient)| totals.add(input, gradient))?;
     Ok(g)

@@ -233,29 +233,39 @@ pub struct FactorGradient<'a> {
     pub alpha: f32,
 }
 
-/// The gradients, in f32 and each of its factor's shape. Those of layers that are computed at the same time belong in one call:
-/// several cost fewer launches together than one by one. As with [`projections`] their number decides the order of sums.
+/// The gradients, in f32 and each of its factor's shape, added to the total beside it, whose storage is used again where nobody
+/// else holds it. Those of layers that are computed at the same time belong in one call: several cost fewer launches together
+/// than one by one. As with [`projections`] their number decides the order of sums.
 ///
 /// # Errors
-/// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DeviceMismatch`], or the device's own errors.
-pub fn factor_gradients(gradients: &[FactorGradient<'_>]) -> Result<Vec<Tensor>> {
-    for gradient in gradients {
-        gradient.check()?;
+/// [`TensorError::Shape`] for extents that do not fit together, [`TensorError::DType`] for a total of another type than f32,
+/// [`TensorError::DeviceMismatch`], or the device's own errors.
+pub fn factor_gradients(gradients: Vec<(FactorGradient<'_>, Option<Tensor>)>) -> Result<Vec<Tensor>> {
+    let (gradients, mut totals): (Vec<_>, Vec<_>) = gradients.into_iter().unzip();
+    for (gradient, total) in gradients.iter().zip(&totals) {
+        gradient.check(total.as_ref())?;
         gradients[0].matrix.values().expect_same_device(FACTOR_GRADIENT, gradient.matrix.values())?;
     }
     let wide: Vec<Tensor> = gradients.iter().map(|gradient| gradient.matrix.values().t()).collect::<Result<_>>()?;
     let thin: Vec<_> = gradients.iter().zip(&wide).map(|(gradient, wide)| gradient.thin(wide)).collect();
-    let computed = cooperative::factor_gradients(&thin)?;
-    let rest = computed.into_iter().zip(&thin).zip(gradients).map(|((computed, thin), gradient)| match computed {
-        Some(computed) => Ok(computed),
-        None => composed::factor_gradient(thin, gradient.like.rank),
+    let computed = cooperative::factor_gradients(&thin, &mut totals)?;
+    let together = computed.into_iter().zip(totals).zip(thin.iter().zip(&gradients));
+    let rest = together.map(|((computed, total), (thin, gradient))| match (computed, total) {
+        (Some(computed), _) => Ok(computed),
+        (None, Some(total)) => total.add(&composed::factor_gradient(thin, gradient.like.rank)?),
+        (None, None) => composed::factor_gradient(thin, gradient.like.rank),
     });
     rest.collect()
 }
 
 impl FactorGradient<'_> {
-    fn check(&self) -> Result<()> {
+    fn check(&self, total: Option<&Tensor>) -> Result<()> {
         let FactorGradient { matrix, projection, like, .. } = self;
+        if let Some(total) = total {
+            total.expect_dtype(FACTOR_GRADIENT, DType::F32)?;
+            total.expect_same_device(FACTOR_GRADIENT, matrix.values())?;
+            total.expect_shape(FACTOR_GRADIENT, &like.shape())?;
+        }
         let rows = matrix.values().shape()[0];
         matrix.values().expect_same_device(FACTOR_GRADIENT, &projection.values)?;
         matrix.values().expect_shape(FACTOR_GRADIENT, &[rows, like.width()])?;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use crate::testing::{check, on_each_backend};
 use crate::{
     Addends, DType, Device, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, RowScaled, Tensor, f16,
-    factor_gradients, projections, round_factors,
+    projections, round_factors,
 };
 
 /// A matrix of f32 numbers with rows of magnitudes of their own.
@@ -70,6 +70,31 @@ fn layer() -> impl Strategy<Value = [Matrix; 5]> {
 
 fn project(matrix: &RowScaled, factor: &RoundedFactor) -> Result<Projection> {
     Ok(projections(&[(matrix, factor)])?.remove(0))
+}
+
+fn factor_gradients(gradients: &[FactorGradient<'_>]) -> Result<Vec<Tensor>> {
+    crate::factor_gradients(gradients.iter().map(|gradient| (*gradient, None)).collect())
+}
+
+/// Checks that gradients are added to totals, those that somebody else holds included, for gradients that are `alone` otherwise.
+fn check_totals(gradients: &[FactorGradient<'_>], alone: &[Tensor]) -> Result<()> {
+    let (mut kept, mut with_totals) = (Vec::new(), Vec::new());
+    for (i, gradient) in gradients.iter().enumerate() {
+        let total = Tensor::full(gradient.matrix.device(), &gradient.like.shape(), DType::F32, 0.75)?;
+        if i % 3 == 1 {
+            kept.push(total.clone());
+        }
+        with_totals.push((*gradient, (i % 3 > 0).then_some(total)));
+    }
+    for (i, (found, alone)) in crate::factor_gradients(with_totals)?.iter().zip(alone).enumerate() {
+        let total = if i % 3 > 0 { 0.75 } else { 0.0 };
+        for (found, alone) in found.to_vec::<f32>()?.into_iter().zip(alone.to_vec::<f32>()?) {
+            // The product with alpha may be rounded or not before it is added.
+            assert!((found - alone - total).abs() <= 1e-6 * (total + alone.abs()), "{found} for {total} + {alone}");
+        }
+    }
+    assert!(kept.iter().all(|total| total.to_vec::<f32>().is_ok_and(|total| total.iter().all(|&x| x == 0.75))));
+    Ok(())
 }
 
 /// The largest magnitude in each row.
@@ -224,7 +249,7 @@ on_each_backend! {
                 assert_eq!(found.shape()[..], gradient.like.shape());
                 assert_eq!(found.to_vec::<f32>()?, factor_gradients(&[*gradient])?[0].to_vec::<f32>()?);
             }
-            Ok(())
+            check_totals(&gradients, &computed)
         });
     }
 
@@ -240,6 +265,11 @@ on_each_backend! {
         let projection = project(&other, &b).unwrap();
         let gradient = FactorGradient { matrix: &x, projection: &projection, like: &b, alpha: 1.0 };
         assert!(factor_gradients(&[gradient]).is_err());
+        let a = ones(&[3, 4]).rounded_factor(0).unwrap();
+        let projection = project(&x, &ones(&[3, 4]).rounded_factor(0).unwrap()).unwrap();
+        let gradient = FactorGradient { matrix: &x, projection: &projection, like: &a, alpha: 1.0 };
+        let message = crate::factor_gradients(vec![(gradient, Some(ones(&[4, 3])))]).unwrap_err().to_string();
+        assert!(message.starts_with("factor_gradient: expected ") && message.ends_with("found shape [4, 3]"), "{message}");
         let message = round_factors(&[(&ones(&[2, 3]), 0), (&ones(&[2]), 0)]).unwrap_err().to_string();
         assert!(message.ends_with("found shape [2]"), "{message}");
     }
@@ -296,10 +326,12 @@ fn large_layers_are_computed_together_as_alone() {
             let alone = project(matrix, factor).unwrap();
             assert_eq!(together.values.to_vec::<f16>().unwrap(), alone.values.to_vec::<f16>().unwrap());
         }
-        for (found, gradient) in factor_gradients(&gradients).unwrap().iter().zip(gradients) {
-            let alone = factor_gradients(&[gradient]).unwrap();
+        let found = factor_gradients(&gradients).unwrap();
+        for (found, gradient) in found.iter().zip(&gradients) {
+            let alone = factor_gradients(&[*gradient]).unwrap();
             assert_eq!(found.to_vec::<f32>().unwrap(), alone[0].to_vec::<f32>().unwrap());
         }
+        check_totals(&gradients, &found).unwrap();
     }
 }
 

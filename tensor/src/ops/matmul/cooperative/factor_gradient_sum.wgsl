@@ -1,13 +1,13 @@
-// Adds the parts of thin products in order, times alpha and a scale; leaves out what pads the rank. One invocation an
-// element; z of the grid runs over the slots. A template: see ops/slots.rs.
+// Adds the parts of thin products in order, times alpha and a scale, to what there is or to nothing; leaves out what pads the
+// rank. One invocation an element; z of the grid runs over the slots. A template: see ops/slots.rs.
 
 struct Params {
     counts: array<u32, 6>,
     columns: array<u32, 6>,
     // Elements of a product's part.
     part: array<u32, 6>,
-    // From the lowest bit: 16 for the number of parts, 8 for how many columns more a part has, 4 for the products whose parts lie
-    // together, 4 for this one's place among them.
+    // From the lowest bit: 15 for the number of parts, 1 where out holds what the sum is added to, 8 for how many columns more a
+    // part has, 4 for the products whose parts lie together, 4 for this one's place among them.
     arrangement: array<u32, 6>,
     alpha: array<f32, 6>,
 }
@@ -29,7 +29,7 @@ fn main(
     // for each slot
     if (group.z == SLOTu && i < params.counts[SLOT]) {
         let arrangement = params.arrangement[SLOT];
-        let parts = arrangement & 0xffffu;
+        let parts = arrangement & 0x7fffu;
         let part_columns = params.columns[SLOT] + ((arrangement >> 16u) & 0xffu);
         let step = params.part[SLOT] * ((arrangement >> 24u) & 0xfu);
         let place = params.part[SLOT] * (arrangement >> 28u) + i / params.columns[SLOT] * part_columns + i % params.columns[SLOT];
@@ -45,7 +45,11 @@ fn main(
             sum += select(0.0, c, part + 2u < parts);
             sum += select(0.0, d, part + 3u < parts);
         }
-        out_SLOT[i] = sum * params.alpha[SLOT] * scale_SLOT[0];
+        sum = sum * params.alpha[SLOT] * scale_SLOT[0];
+        if ((arrangement & 0x8000u) != 0u) {
+            sum += out_SLOT[i];
+        }
+        out_SLOT[i] = sum;
     }
     // end
 }

@@ -120,10 +120,16 @@ struct Sum<'a> {
     place: usize,
     partial_sums: Tensor,
     slot: usize,
+    /// What the gradient is added to.
+    total: Option<Tensor>,
 }
 
-/// The gradients; `None` in place of each that the device or its shape does not suit.
-pub(in crate::ops) fn factor_gradients(gradients: &[ThinGradient<'_>]) -> Result<Vec<Option<Tensor>>> {
+/// The gradients, each added to its total where there is one, which is then gone from `totals`; `None` in place of each that
+/// the device or its shape does not suit.
+pub(in crate::ops) fn factor_gradients(
+    gradients: &[ThinGradient<'_>],
+    totals: &mut [Option<Tensor>],
+) -> Result<Vec<Option<Tensor>>> {
     let mut results = vec![None; gradients.len()];
     let products: Vec<_> = gradients.iter().map(|gradient| gradient.product).collect();
     let mut sums = Vec::with_capacity(gradients.len());
@@ -133,13 +139,15 @@ pub(in crate::ops) fn factor_gradients(gradients: &[ThinGradient<'_>]) -> Result
             place,
             partial_sums: partial_sums.clone(),
             slot,
+            total: totals[place].take(),
         }));
     }
-    let Some(Backend::Gpu(gpu)) = sums.first().map(|first| first.partial_sums.device().backend()) else {
+    let Some(Backend::Gpu(gpu)) = gradients.first().map(|first| first.scale.device().backend()) else {
         return Ok(results);
     };
-    for sums in sums.chunks(slots::capacity_up_to(gpu, 3, 0, SLOTS)) {
-        for (sum, gradient) in sums.iter().zip(add_parts(gpu, sums)?) {
+    for sums in sums.chunks_mut(slots::capacity_up_to(gpu, 3, 0, SLOTS)) {
+        let added = add_parts(gpu, sums)?;
+        for (sum, gradient) in sums.iter().zip(added) {
             results[sum.place] = Some(gradient);
         }
     }
@@ -147,9 +155,13 @@ pub(in crate::ops) fn factor_gradients(gradients: &[ThinGradient<'_>]) -> Result
 }
 
 /// What the parts of each gradient add up to, in one launch.
-fn add_parts(gpu: &Gpu, sums: &[Sum<'_>]) -> Result<Vec<Tensor>> {
-    let outputs = sums.iter().map(|Sum { gradient, partial_sums, .. }| {
-        Tensor::uninitialised(partial_sums.device(), "factor_gradient", Shape::new(&gradient.shape)?, DType::F32)
+fn add_parts(gpu: &Gpu, sums: &mut [Sum<'_>]) -> Result<Vec<Tensor>> {
+    let has_total: Vec<bool> = sums.iter().map(|sum| sum.total.is_some()).collect();
+    let outputs = sums.iter_mut().map(|Sum { gradient, partial_sums, total, .. }| match total.take() {
+        Some(mut total) => total.make_unique().map(|()| total),
+        None => {
+            Tensor::uninitialised(partial_sums.device(), "factor_gradient", Shape::new(&gradient.shape)?, DType::F32)
+        }
     });
     let outputs: Vec<Tensor> = outputs.collect::<Result<_>>()?;
     let mut params: GradientParams = bytemuck::Zeroable::zeroed();
@@ -163,7 +175,8 @@ fn add_parts(gpu: &Gpu, sums: &[Sum<'_>]) -> Result<Vec<Tensor>> {
         params.columns[place] = gradient.shape[1] as u32;
         params.part[place] = (rows * columns) as u32;
         // Parts are fewer than workgroups at once, the rank's padding is less than a tile, and products fit a launch.
-        params.arrangement[place] = (parts | padding << 16 | products << 24 | slot << 28) as u32;
+        let adds = usize::from(has_total[place]);
+        params.arrangement[place] = (parts | adds << 15 | padding << 16 | products << 24 | slot << 28) as u32;
         params.alpha[place] = gradient.alpha;
         dispatch = dispatch.read(partial_sums).write(out).read(gradient.scale);
     }
