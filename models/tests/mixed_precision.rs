@@ -122,35 +122,37 @@ on_each_backend! {
     }
 
     fn wide_heads_stay_near_f32(device) {
-        let config = LlamaConfig {
-            hidden_size: 128,
-            intermediate_size: 96,
-            num_hidden_layers: 2,
-            num_attention_heads: 2,
-            num_key_value_heads: 1,
-            head_dim: 64,
-            vocab_size: 50,
-            initializer_range: 0.1,
-            ..LlamaConfig::preset("tiny").expect("a preset")
-        };
-        let ids: Vec<u32> = (0..2 * 40).map(|i| (i * 7 + i / 40 * 3) % 50).collect();
-        let labels = ids.iter().map(|&id| id as i32).collect();
-        let mask = (0..2 * 40).map(|i| u32::from(i != 40 && i != 41)).collect();
-        let host = HostBatch::new(2, 40, ids, labels, Some(mask)).expect("a batch");
-        let run = |weight_type| {
-            let model = Llama::random(config.clone(), 5, device, weight_type).expect("a model");
-            let batch = host.to_device(device).expect("a batch");
-            let adapters = AdapterSet::new(LoraConfig::default(), Base::of(&model), device, 3).expect("adapters");
-            let tape = Tape::new();
-            let loss = model.loss(&recorded(&tape, &adapters), &batch).expect("a loss");
-            let gradients = tape.backward(&loss).expect("gradients");
-            let all: Vec<f32> = gradients.into_iter().flat_map(|(_, gradient)| values(&gradient)).collect();
-            (logits(&model, None, &batch), all)
-        };
-        let (mixed, exact) = (run(WeightType::F16), run(WeightType::F32));
-        // The weights of the one model are those of the other, rounded.
-        assert_near("logits", &mixed.0, &exact.0, 2.0 * LOGITS);
-        assert_near("gradients", &mixed.1, &exact.1, 2.0 * GRADIENTS);
+        for head_dim in [48, 64] {
+            let config = LlamaConfig {
+                hidden_size: 2 * head_dim,
+                intermediate_size: 96,
+                num_hidden_layers: 2,
+                num_attention_heads: 2,
+                num_key_value_heads: 1,
+                head_dim,
+                vocab_size: 50,
+                initializer_range: 0.1,
+                ..LlamaConfig::preset("tiny").expect("a preset")
+            };
+            let ids: Vec<u32> = (0..2 * 40).map(|i| (i * 7 + i / 40 * 3) % 50).collect();
+            let labels = ids.iter().map(|&id| id as i32).collect();
+            let mask = (0..2 * 40).map(|i| u32::from(i != 40 && i != 41)).collect();
+            let host = HostBatch::new(2, 40, ids, labels, Some(mask)).expect("a batch");
+            let run = |weight_type| {
+                let model = Llama::random(config.clone(), 5, device, weight_type).expect("a model");
+                let batch = host.to_device(device).expect("a batch");
+                let adapters = AdapterSet::new(LoraConfig::default(), Base::of(&model), device, 3).expect("adapters");
+                let tape = Tape::new();
+                let loss = model.loss(&recorded(&tape, &adapters), &batch).expect("a loss");
+                let gradients = tape.backward(&loss).expect("gradients");
+                let all: Vec<f32> = gradients.into_iter().flat_map(|(_, gradient)| values(&gradient)).collect();
+                (logits(&model, None, &batch), all)
+            };
+            let (mixed, exact) = (run(WeightType::F16), run(WeightType::F32));
+            // The weights of the one model are those of the other, rounded.
+            assert_near("logits", &mixed.0, &exact.0, 2.0 * LOGITS);
+            assert_near("gradients", &mixed.1, &exact.1, 2.0 * GRADIENTS);
+        }
     }
 
     fn deberta_stays_near_f32(device) {

@@ -10,11 +10,14 @@ pub(super) enum Kernel {
     KeyValueGradient,
 }
 
+/// Workgroup memory up to which two workgroups share a multiprocessor.
+const SHARED_BYTES: usize = 24 << 10;
+
 /// Everything that decides the text of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Config {
     pub kernel: Kernel,
-    /// 64 or 128.
+    /// A multiple of 16.
     pub head_dim: usize,
     /// Columns of a tile.
     pub columns: usize,
@@ -38,8 +41,8 @@ pub(super) const UPSTREAM: Operand = Operand { name: "upstream", ..Q };
 impl Config {
     /// As many columns as let two workgroups share a multiprocessor's memory.
     pub fn new(kernel: Kernel, head_dim: usize) -> Self {
-        let columns = if head_dim == 128 || kernel == Kernel::KeyValueGradient { 16 } else { 32 };
-        Config { kernel, head_dim, columns }
+        let [few, many] = [16, 32].map(|columns| Config { kernel, head_dim, columns });
+        if many.workgroup_bytes() <= SHARED_BYTES { many } else { few }
     }
 
     /// Names the configuration completely.

@@ -17,31 +17,31 @@
 
 use std::fmt::Write;
 
-use super::config::{Config, K, Kernel, Operand, Q, UPSTREAM, V, element_of, is_turned};
+use super::config::{Config, K, Kernel, Operand, Q, UPSTREAM, V, element_of};
 use crate::ops::matmul::indent::indent;
 
 /// Rows that a workgroup takes.
 pub(super) const ROWS: usize = 64;
 
 /// Invocations in a workgroup: four subgroups.
-const THREADS: usize = 128;
+pub(super) const THREADS: usize = 128;
 
 /// Rows and columns of a cooperative matrix.
-const MATRIX: usize = 16;
+pub(super) const MATRIX: usize = 16;
 
 /// Elements of a vector, in which everything is moved.
-const VECTOR: usize = 4;
+pub(super) const VECTOR: usize = 4;
 
 /// Elements added to the lines of a tile, so that neighbouring lines do not meet in the same banks.
 const PADDING: usize = 8;
 
 /// Vectors from one row to the next of a matrix of scores, and of one of factors, in workgroup memory. It is scarce: a workgroup
 /// with more than 24 KiB has a multiprocessor to itself.
-const SCORE_LINE: usize = 5;
+pub(super) const SCORE_LINE: usize = 5;
 const FACTOR_LINE: usize = 4;
 
 /// Vectors of a subgroup's matrix of scores, and of one of factors.
-const SCORES: usize = MATRIX * SCORE_LINE;
+pub(super) const SCORES: usize = MATRIX * SCORE_LINE;
 const FACTORS: usize = MATRIX * FACTOR_LINE;
 
 impl Config {
@@ -73,12 +73,12 @@ impl Config {
     }
 
     /// Matrices across a head.
-    fn fragments(&self) -> usize {
+    pub fn fragments(&self) -> usize {
         self.head_dim / MATRIX
     }
 
     /// Vectors of a head.
-    fn vectors(&self) -> usize {
+    pub fn vectors(&self) -> usize {
         self.head_dim / VECTOR
     }
 
@@ -87,9 +87,25 @@ impl Config {
         (self.head_dim + PADDING) / VECTOR
     }
 
-    /// Lines that the workgroup copies at once.
-    fn lines_at_once(&self) -> usize {
-        THREADS / self.vectors()
+    /// Copies of a tile after which an invocation is at the same place of a line again: lines of 12 vectors are no part of what
+    /// 128 invocations copy at once, but three times that is a whole number of lines.
+    fn turns(&self) -> usize {
+        self.vectors() >> self.vectors().trailing_zeros()
+    }
+
+    /// Lines that the workgroup copies in so many turns.
+    fn lines_in_turns(&self) -> usize {
+        self.turns() * THREADS / self.vectors()
+    }
+
+    /// Workgroup memory that the kernel takes.
+    pub fn workgroup_bytes(&self) -> usize {
+        let (halves, floats) = (2 * VECTOR, 4 * VECTOR);
+        let factors_and_tiles = 4 * FACTORS * self.sums().len() + 2 * self.columns * self.line();
+        let scores = 4 * SCORES * self.row_operands().len();
+        halves * factors_and_tiles
+            + floats * scores
+            + 4 * (ROWS * self.sums().len() + self.column_terms().len() * self.columns)
     }
 
     fn each_fragment(&self, text: impl Fn(usize) -> String) -> String {
@@ -126,6 +142,7 @@ impl Config {
             "\nconst ROWS: u32 = {ROWS}u;\nconst COLUMNS: u32 = {}u;\nconst HEAD_VECTORS: u32 = {}u;\n\
              const TILE_LINE: u32 = {}u;\nconst SCORES: u32 = {SCORES}u;\nconst SCORE_LINE: u32 = {SCORE_LINE}u;\n\
              const FACTORS: u32 = {FACTORS}u;\nconst FACTOR_LINE: u32 = {FACTOR_LINE}u;\n\
+             const OUT_VECTORS: u32 = {}u;\n\
              // Rounded rows are in [-2, 2]: a score's gradient is at most 8 times their length, and f16 ends at 65504.\n\
              const SLOPE: f32 = {:?};\n\n\
              var<workgroup> tiles: array<vec4<f16>, {}>;\nvar<workgroup> scores: array<vec4<f32>, {}>;\n\
@@ -133,7 +150,8 @@ impl Config {
             self.columns,
             self.vectors(),
             self.line(),
-            4096.0 / self.head_dim as f64,
+            self.out_vectors(),
+            4096.0 / self.head_dim.next_power_of_two() as f64,
             2 * self.columns * self.line(),
             4 * SCORES * self.row_operands().len(),
             4 * FACTORS * self.sums().len(),
@@ -165,7 +183,17 @@ impl Config {
             Kernel::KeyValueGradient => include_str!("kernels/keys.wgsl"),
             _ => include_str!("kernels/queries.wgsl"),
         };
-        [include_str!("kernels/main.wgsl"), rows, include_str!("kernels/lanes.wgsl")].concat()
+        let mut text = [include_str!("kernels/main.wgsl"), rows, include_str!("kernels/lanes.wgsl")].concat();
+        text += "// What an invocation copies of a tile, turn by turn.\n";
+        for turn in 0..self.turns() {
+            let _ = writeln!(
+                text,
+                "let vector{turn} = (local + {0}u) % HEAD_VECTORS;\nlet line{turn} = (local + {0}u) / HEAD_VECTORS;\n\
+                 let tile_place{turn} = line{turn} * TILE_LINE + vector{turn};",
+                turn * THREADS
+            );
+        }
+        text
     }
 
     fn row_constants(&self) -> &'static str {
@@ -194,14 +222,14 @@ impl Config {
             })
     }
 
-    /// A vector of a head's row.
-    fn source(&self, operand: &Operand, row: &str) -> String {
-        let Operand { name, heads, head } = operand;
-        format!("{name}[((tokens + last_of({row})) * params.{heads} + {head}) * HEAD_VECTORS + vector]")
+    /// Vectors of a tile that an invocation copies, the last one perhaps only some of the invocations.
+    fn copies(&self) -> usize {
+        (self.columns * self.vectors()).div_ceil(THREADS)
     }
 
-    fn copies(&self) -> usize {
-        self.columns / self.lines_at_once()
+    /// A copy's turn, and the lines that the turns before it have copied.
+    fn turn_of(&self, copy: usize) -> (usize, usize) {
+        (copy % self.turns(), copy / self.turns() * self.lines_in_turns())
     }
 
     fn declare_copies(&self) -> String {
@@ -221,9 +249,14 @@ impl Config {
     fn read_vectors(&self, operands: &[Operand], step: &str) -> String {
         let mut text = format!("{{\nlet step = {step};\n{}", self.tile_place());
         for operand in operands {
+            let Operand { name, heads, head } = operand;
             for copy in 0..self.copies() {
-                let row = format!("first_column + line + {}u", copy * self.lines_at_once());
-                let _ = writeln!(text, "next_{}{copy} = {};", operand.name, self.source(operand, &row));
+                let (turn, lines) = self.turn_of(copy);
+                let _ = writeln!(
+                    text,
+                    "next_{name}{copy} = {name}[((tokens + last_of(first_column + line{turn} + {lines}u)) * params.{heads} \
+                     + {head}) * HEAD_VECTORS + vector{turn}];"
+                );
             }
         }
         text + "}\n"
@@ -254,8 +287,11 @@ impl Config {
         let mut text = String::new();
         for (number, operand) in operands.iter().enumerate() {
             for copy in 0..self.copies() {
-                let place = (number * self.columns + copy * self.lines_at_once()) * self.line();
-                let _ = writeln!(text, "tiles[tile_place + {place}u] = next_{}{copy};", operand.name);
+                let (turn, lines) = self.turn_of(copy);
+                let place = (number * self.columns + lines) * self.line();
+                let store = format!("tiles[tile_place{turn} + {place}u] = next_{}{copy};\n", operand.name);
+                let left = self.columns * self.vectors() - copy * THREADS;
+                text += &if left < THREADS { format!("if (local < {left}u) {{\n{store}}}\n") } else { store };
             }
         }
         text += "if (local < COLUMNS) {\n";
@@ -368,78 +404,6 @@ impl Config {
                      {sum}{f} = coopMultiplyAdd({sum}_factors, {sum}_tile{f}, {sum}{f});\n"
                 )
             });
-        }
-        text
-    }
-
-    /// Writes the sums, row by row.
-    fn ending(&self) -> String {
-        let mut text = match self.kernel {
-            Kernel::Forward => include_str!("kernels/forward_ending.wgsl"),
-            Kernel::QueryGradient => include_str!("kernels/query_ending.wgsl"),
-            Kernel::KeyValueGradient => include_str!("kernels/key_value_ending.wgsl"),
-        }
-        .to_string();
-        text += include_str!("kernels/ending.wgsl");
-        let halves = self.row_operands().len();
-        for (number, sum) in self.sums().iter().enumerate() {
-            let (heads, head) =
-                if self.kernel == Kernel::KeyValueGradient { (K.heads, K.head) } else { (Q.heads, Q.head) };
-            let _ = writeln!(
-                text,
-                "let {sum}_out = ((tokens + out_row) * params.{heads} + {head}) * HEAD_VECTORS + lane % 4u;\n\
-                 let {sum}_out_below = {sum}_out + 8u * params.{heads} * HEAD_VECTORS;"
-            );
-            if is_turned(sum) {
-                text += &self.read_angles();
-            }
-            for f in 0..self.fragments() / halves {
-                text += "workgroupBarrier();\n";
-                for half in 0..halves {
-                    let fragment = f + half * self.fragments() / 2;
-                    let name = format!("{sum}{fragment}_place");
-                    let _ = writeln!(
-                        text,
-                        "let {name} = subgroup * {SCORES}u + {}u;\n\
-                         coopStoreT({sum}{fragment}, &scores[{name}], {SCORE_LINE}u);",
-                        half * 4 * SCORES
-                    );
-                }
-                let (across, results) = (f * MATRIX / VECTOR, number * ROWS);
-                let angles = |rows: &str| match is_turned(sum) {
-                    true => format!(", cosines{f}{rows}, sines{f}{rows}"),
-                    false => String::new(),
-                };
-                let _ = writeln!(
-                    text,
-                    "workgroupBarrier();\n\
-                     write_{sum}(out_row, out_place, {sum}_out + {across}u, row_results[out_row_of_block + {results}u]{});\n\
-                     write_{sum}(out_row + 8u, out_place + {}u, {sum}_out_below + {across}u, \
-                     row_results[out_row_of_block + {}u]{});",
-                    angles(""),
-                    8 * SCORE_LINE,
-                    results + 8,
-                    angles("_below"),
-                );
-            }
-        }
-        text
-    }
-
-    /// The angles of all that an invocation will turn, asked for at once.
-    fn read_angles(&self) -> String {
-        let mut text = String::new();
-        for (rows, below) in [("", 0), ("_below", 8)] {
-            let _ = writeln!(text, "let angles{rows} = last_of(out_row + {below}u) * (HEAD_VECTORS / 2u) + lane % 4u;");
-            for f in 0..self.fragments() / 2 {
-                for table in ["cosines", "sines"] {
-                    let across = f * MATRIX / VECTOR;
-                    let _ = writeln!(
-                        text,
-                        "let {table}{f}{rows} = {table}[params.{table}_offset + angles{rows} + {across}u];"
-                    );
-                }
-            }
         }
         text
     }

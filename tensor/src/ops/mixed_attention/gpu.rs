@@ -5,7 +5,7 @@ use super::generator::ROWS;
 use super::{MixedAttention, Surroundings};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, Source, linear_grid};
+use crate::gpu::{Dispatch, Gpu, ROW_WORKGROUP, Source, row_grid};
 use crate::ops::RowScaled;
 use crate::ops::row_scaled::EXPONENTS;
 use crate::shape::Shape;
@@ -15,6 +15,9 @@ const NAME: &str = "mixed_attention";
 
 /// Elements of a vector, in which everything is read.
 const VECTOR: usize = 4;
+
+/// Invocations of a subgroup, wherever there are kernels for cooperative matrices.
+const SUBGROUP: usize = 32;
 
 /// Shorter sequences leave most of a tile empty.
 const MIN_SEQUENCE: usize = 16;
@@ -27,14 +30,13 @@ const MAX_GROUPS: usize = 65_535;
 struct RoundParams {
     sequence: u32,
     rows: u32,
-    pairs: u32,
     half: u32,
-    x_offset: u32,
-    cosines_offset: u32,
-    sines_offset: u32,
-    turned: u32,
     lowest: i32,
     highest: i32,
+    cosines_offset: u32,
+    sines_offset: u32,
+    pairs: [u32; 3],
+    offsets: [u32; 3],
 }
 
 #[repr(C)]
@@ -79,6 +81,11 @@ pub(super) fn suits(surroundings: &Surroundings, operands: &[&Tensor]) -> bool {
         && operands.iter().chain(&[cosines, sines]).all(aligned)
 }
 
+/// Invocations that share a row of which so many subgroups hold everything in registers, if so many can.
+fn team(subgroups: usize) -> usize {
+    (subgroups.next_power_of_two() * SUBGROUP).min(ROW_WORKGROUP)
+}
+
 /// Everything that the kernels read of a problem.
 pub(super) struct Launch<'a> {
     pub gpu: &'a Gpu,
@@ -86,32 +93,35 @@ pub(super) struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// A contiguous tensor `[batch, sequence, heads, head_dim]` rounded token by token, after its heads were turned.
-    pub fn rounded(&self, x: &Tensor, turned: bool) -> Result<RowScaled> {
+    /// Contiguous queries, keys and values `[batch, sequence, heads, head_dim]` rounded token by token, the heads of queries and
+    /// keys after they were turned.
+    pub fn rounded(&self, operands: [&Tensor; 3]) -> Result<[RowScaled; 3]> {
         let Surroundings { cosines, sines, .. } = self.surroundings;
-        let [batch, sequence, heads, head_dim] = std::array::from_fn(|axis| x.shape()[axis]);
-        let (values, scales) = self.row_scaled(batch * sequence, heads * head_dim)?;
+        let [batch, sequence, _, head_dim] = self.surroundings.q_extents();
+        let rows = batch * sequence;
+        let columns = operands.map(|x| x.shape()[2] * head_dim);
+        let [q, k, v] = columns;
+        let rounded = [self.row_scaled(rows, q)?, self.row_scaled(rows, k)?, self.row_scaled(rows, v)?];
+        let pairs = columns.map(|columns| columns / 2 / VECTOR);
         let params = RoundParams {
             sequence: sequence as u32,
-            rows: (batch * sequence) as u32,
-            pairs: (heads * head_dim / 2 / VECTOR) as u32,
+            rows: rows as u32,
             half: (head_dim / 2 / VECTOR) as u32,
-            x_offset: (x.layout.offset / VECTOR) as u32,
-            cosines_offset: (cosines.layout.offset / VECTOR) as u32,
-            sines_offset: (sines.layout.offset / VECTOR) as u32,
-            turned: u32::from(turned),
             lowest: EXPONENTS[0],
             highest: EXPONENTS[1],
+            cosines_offset: (cosines.layout.offset / VECTOR) as u32,
+            sines_offset: (sines.layout.offset / VECTOR) as u32,
+            pairs: pairs.map(|pairs| pairs as u32),
+            offsets: operands.map(|x| (x.layout.offset / VECTOR) as u32),
         };
-        Dispatch::new("mixed_attention_round", "main", Source::Wgsl(include_str!("round.wgsl")))
-            .read(x)
-            .read(cosines)
-            .read(sines)
-            .write(&values)
-            .write(&scales)
-            .params(&params)
-            .run(self.gpu, linear_grid(batch * sequence, 1))?;
-        Ok(RowScaled::from_parts(values, scales))
+        let team = team(pairs[0].max(pairs[1]).div_ceil(2 * SUBGROUP));
+        let dispatch = Dispatch::new("mixed_attention_round", "main", Source::Wgsl(include_str!("round.wgsl")));
+        let dispatch = operands.into_iter().chain([cosines, sines]).fold(dispatch, Dispatch::read);
+        let dispatch = rounded.iter().fold(dispatch, |dispatch, (values, _)| dispatch.write(values));
+        let dispatch = rounded.iter().fold(dispatch, |dispatch, (_, scales)| dispatch.write(scales));
+        let [x, y, _] = row_grid(rows, team);
+        dispatch.constant("TEAM", team as f64).params(&params).run(self.gpu, [x, y, 3])?;
+        Ok(rounded.map(|(values, scales)| RowScaled::from_parts(values, scales)))
     }
 
     /// The contiguous upstream gradient, rounded token by token, and its products with the output, f32 `[batch, heads,
@@ -129,6 +139,9 @@ impl Launch<'_> {
             lowest: EXPONENTS[0],
             highest: EXPONENTS[1],
         };
+        // Four vectors for each invocation, whole heads for each subgroup.
+        let in_subgroup = SUBGROUP / params.head as usize * params.head as usize;
+        let team = team((heads * head_dim / VECTOR).div_ceil(4 * in_subgroup));
         Dispatch::new("mixed_attention_round_upstream", "main", Source::Wgsl(include_str!("round_upstream.wgsl")))
             .read(upstream)
             .read(output.values())
@@ -136,8 +149,9 @@ impl Launch<'_> {
             .write(&values)
             .write(&scales)
             .write(&deltas)
+            .constant("TEAM", team as f64)
             .params(&params)
-            .run(self.gpu, linear_grid(batch * sequence, 1))?;
+            .run(self.gpu, row_grid(batch * sequence, team))?;
         Ok((RowScaled::from_parts(values, scales), deltas))
     }
 

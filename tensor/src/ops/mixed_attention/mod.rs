@@ -8,6 +8,7 @@
 //! operations in f32, of the rounded operands, with the same meaning.
 
 mod config;
+mod ending;
 mod generator;
 mod gpu;
 mod self_test;
@@ -49,7 +50,7 @@ struct Surroundings {
 
 impl MixedAttention {
     /// Widths of heads that there are kernels on tensor cores for. With others this operation saves memory and no time.
-    pub const HEAD_DIMS: [usize; 2] = [64, 128];
+    pub const HEAD_DIMS: [usize; 6] = [48, 64, 80, 96, 112, 128];
 
     /// Attention, see [`attention`], of the queries and keys after their rotation, see [`rotary()`], all rounded to 16 bits:
     /// `q` `[batch, sequence, heads, head_dim]`, `k` and `v` `[batch, sequence, kv_heads, head_dim]`, f32; `cosines` and
@@ -85,8 +86,8 @@ impl MixedAttention {
         }
     }
 
-    fn on_tensor_cores(launch: &Launch<'_>, [q, k, v]: [&Tensor; 3]) -> Result<Self> {
-        let [q, k, v] = [launch.rounded(q, true)?, launch.rounded(k, true)?, launch.rounded(v, false)?];
+    fn on_tensor_cores(launch: &Launch<'_>, operands: [&Tensor; 3]) -> Result<Self> {
+        let [q, k, v] = launch.rounded(operands)?;
         let (output, log_sum_exp) = launch.forward([&q, &k, &v])?;
         Ok(MixedAttention { q, k, v, output, log_sum_exp, surroundings: launch.surroundings.clone() })
     }

@@ -1,5 +1,5 @@
 // Rounds each token's row of an upstream gradient to f16, as round.wgsl does, and multiplies it with the output, head by head:
-// deltas are Σ upstream·output, divided by the row's power of two.
+// deltas are Σ upstream·output, divided by the row's power of two. A team of invocations takes a row.
 
 enable f16;
 
@@ -7,7 +7,7 @@ struct Params {
     sequence: u32,
     rows: u32,
     heads: u32,
-    // Vectors in a head: a power of two, at most a subgroup.
+    // Vectors in a head, at most a subgroup.
     head: u32,
     upstream_offset: u32,
     // Bounds of the exponents.
@@ -23,6 +23,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> deltas: array<f32>;
 var<immediate> params: Params;
 
+// Invocations that share a row: whole subgroups, a power of two of them, at most 256.
+override TEAM: u32;
+
 var<workgroup> scratch: array<u32, 8>;
 
 @compute @workgroup_size(256)
@@ -31,39 +34,44 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let row = linear_id(0u, group, groups, 1u);
-    if (row >= params.rows) {
-        return;
-    }
+    let member = local % TEAM;
+    let place = (group.y * groups.x + group.x) * (256u / TEAM) + local / TEAM;
+    // Teams without a row compute the last one and write nothing.
+    let present = place < params.rows;
+    let row = min(place, params.rows - 1u);
     let vectors = params.heads * params.head;
+    // A subgroup takes whole heads; its last invocations may have none, and do what the one before them does.
+    let whole = 32u / params.head * params.head;
+    let writes = present && member % 32u < whole;
+    let first = member / 32u * whole + min(member % 32u, whole - 1u);
+    let step = TEAM / 32u * whole;
     // Most rows have no more than four vectors for each invocation; those stay in registers.
-    let a = upstream_at(row, local);
-    let b = upstream_at(row, local + 256u);
-    let c = upstream_at(row, local + 512u);
-    let d = upstream_at(row, local + 768u);
+    let a = upstream_at(row, first);
+    let b = upstream_at(row, first + step);
+    let c = upstream_at(row, first + 2u * step);
+    let d = upstream_at(row, first + 3u * step);
     var largest = max(max(magnitudes(a), magnitudes(b)), max(magnitudes(c), magnitudes(d)));
-    for (var i = local + 1024u; i < vectors; i += 256u) {
+    for (var i = first + 4u * step; i < vectors; i += step) {
         largest = max(largest, magnitudes(upstream_at(row, i)));
     }
-    let own = subgroupMax(max(max(largest.x, largest.y), max(largest.z, largest.w)));
-    scratch[local / 32u] = own;
+    scratch[local / 32u] = subgroupMax(max(max(largest.x, largest.y), max(largest.z, largest.w)));
     workgroupBarrier();
     var bits = 0u;
-    for (var i = 0u; i < 8u; i += 1u) {
-        bits = max(bits, scratch[i]);
+    for (var i = 0u; i < TEAM / 32u; i += 1u) {
+        bits = max(bits, scratch[local / TEAM * (TEAM / 32u) + i]);
     }
     let exponent = clamp(i32(bits >> 23u) - 127, params.lowest, params.highest);
-    if (local == 0u) {
+    if (member == 0u && present) {
         scales[row] = power_of_two(exponent);
     }
     let factor = power_of_two(-exponent);
-    finish(row, local, a * factor);
-    finish(row, local + 256u, b * factor);
-    finish(row, local + 512u, c * factor);
-    finish(row, local + 768u, d * factor);
+    finish(row, first, writes, a * factor);
+    finish(row, first + step, writes, b * factor);
+    finish(row, first + 2u * step, writes, c * factor);
+    finish(row, first + 3u * step, writes, d * factor);
     // All invocations of a subgroup go through the loop together: they shuffle.
-    for (var first = 1024u; first < vectors; first += 256u) {
-        finish(row, first + local, upstream_at(row, first + local) * factor);
+    for (var begin = 4u * step; begin < vectors; begin += step) {
+        finish(row, begin + first, writes, upstream_at(row, begin + first) * factor);
     }
 }
 
@@ -74,17 +82,20 @@ fn upstream_at(row: u32, i: u32) -> vec4<f32> {
 }
 
 // Rounds and writes a vector; the first invocation of a head writes its product with the output.
-fn finish(row: u32, i: u32, value: vec4<f32>) {
+fn finish(row: u32, i: u32, writes: bool, value: vec4<f32>) {
     let vectors = params.heads * params.head;
     let place = row * vectors + min(i, vectors - 1u);
     let rounded = vec4<f16>(value);
     var delta = dot(vec4<f32>(rounded), vec4<f32>(output[place]));
-    for (var step = params.head / 2u; step > 0u; step /= 2u) {
-        delta += subgroupShuffleXor(delta, step);
+    let place_in_head = i % params.head;
+    // The first step is the largest power of two below the head's length.
+    for (var step = 1u << (31u - countLeadingZeros(params.head - 1u)); step > 0u; step /= 2u) {
+        let other = subgroupShuffleDown(delta, step);
+        delta += select(0.0, other, place_in_head + step < params.head);
     }
-    if (i < vectors) {
+    if (i < vectors && writes) {
         values[place] = rounded;
-        if (i % params.head == 0u) {
+        if (place_in_head == 0u) {
             let query = row % params.sequence;
             deltas[(row / params.sequence * params.heads + i / params.head) * params.sequence + query] = delta * output_scales[row];
         }

@@ -145,7 +145,7 @@ fn wrong_operands_are_refused() {
 fn configurations() -> impl Iterator<Item = Config> {
     [Kernel::Forward, Kernel::QueryGradient, Kernel::KeyValueGradient]
         .into_iter()
-        .flat_map(|kernel| [64, 128].map(|head_dim| Config::new(kernel, head_dim)))
+        .flat_map(|kernel| MixedAttention::HEAD_DIMS.map(|head_dim| Config::new(kernel, head_dim)))
 }
 
 #[test]
@@ -153,13 +153,21 @@ fn every_kernel_is_valid_wgsl() {
     for config in configurations() {
         validate(&config.name(), &config.wgsl(), &[]);
     }
-    validate("round", include_str!("round.wgsl"), &[]);
-    validate("round_upstream", include_str!("round_upstream.wgsl"), &[]);
+    validate("round", include_str!("round.wgsl"), &[("TEAM", 64.0)]);
+    validate("round_upstream", include_str!("round_upstream.wgsl"), &[("TEAM", 64.0)]);
+}
+
+#[test]
+fn two_workgroups_share_a_multiprocessor() {
+    for config in configurations() {
+        assert!(config.workgroup_bytes() <= 24 << 10, "{}", config.name());
+    }
 }
 
 #[test]
 fn generated_text_is_as_reviewed() {
-    for config in configurations().filter(|config| config.head_dim == 128) {
+    // One of a power of two, and one whose middle lies within a matrix.
+    for config in configurations().filter(|config| [48, 128].contains(&config.head_dim)) {
         assert_as_reviewed("mixed_attention", &config.name(), &config.wgsl());
     }
 }
@@ -176,7 +184,7 @@ fn tensor_cores() -> (&'static crate::gpu::Gpu, &'static Device) {
 #[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
 fn every_kernel_passes_its_test() {
     let (gpu, device) = tensor_cores();
-    for head_dim in [64, 128] {
+    for head_dim in MixedAttention::HEAD_DIMS {
         assert_eq!(self_test::find_fault(gpu, head_dim, device).unwrap(), None, "head_dim {head_dim}");
     }
 }
@@ -186,9 +194,12 @@ fn every_kernel_passes_its_test() {
 fn is_attention_on_tensor_cores() {
     let (_, device) = tensor_cores();
     let sequences = prop_oneof![Just(16usize), Just(63), Just(64), Just(129), 17usize..200];
-    let case = (1usize..=2, sequences, 1usize..=2, 1usize..=2, any::<bool>(), any::<bool>());
-    let case = case.prop_flat_map(|(batch, sequence, kv_heads, group, long, causal)| {
-        case_of([batch, sequence, kv_heads * group, kv_heads, if long { 128 } else { 64 }], causal)
+    let head_dims = prop::sample::select(&MixedAttention::HEAD_DIMS[..]);
+    // Many heads make rows that do not stay in registers while they are rounded.
+    let kv_heads = prop_oneof![8 => 1usize..=2, 1 => Just(5), 1 => Just(20)];
+    let case = (1usize..=2, sequences, kv_heads, 1usize..=2, head_dims, any::<bool>());
+    let case = case.prop_flat_map(|(batch, sequence, kv_heads, group, head_dim, causal)| {
+        case_of([batch, sequence, kv_heads * group, kv_heads, head_dim], causal)
     });
     check(case, |case| near_exact(device, &case, 4e-3));
 }

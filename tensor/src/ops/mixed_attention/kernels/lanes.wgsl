@@ -1,8 +1,4 @@
     let tokens = batch * params.sequence;
-    // What an invocation copies of a tile.
-    let vector = local % HEAD_VECTORS;
-    let line = local / HEAD_VECTORS;
-    let tile_place = line * TILE_LINE + vector;
     // An invocation has half a row of a matrix of scores.
     let lane_row = lane / 2u;
     let side = lane % 2u;

@@ -22,6 +22,7 @@ const SCORES: u32 = 80u;
 const SCORE_LINE: u32 = 5u;
 const FACTORS: u32 = 64u;
 const FACTOR_LINE: u32 = 4u;
+const OUT_VECTORS: u32 = 4u;
 // Rounded rows are in [-2, 2]: a score's gradient is at most 8 times their length, and f16 ends at 65504.
 const SLOPE: f32 = 32.0;
 
@@ -143,10 +144,6 @@ fn main(
     let tiles_in_all = (key_end + COLUMNS - 1u) / COLUMNS;
     let terms = (batch * params.heads + head) * params.sequence;
     let tokens = batch * params.sequence;
-    // What an invocation copies of a tile.
-    let vector = local % HEAD_VECTORS;
-    let line = local / HEAD_VECTORS;
-    let tile_place = line * TILE_LINE + vector;
     // An invocation has half a row of a matrix of scores.
     let lane_row = lane / 2u;
     let side = lane % 2u;
@@ -154,6 +151,10 @@ fn main(
     let row = first_row + row_of_block;
     let score_place = subgroup * SCORES + lane_row * SCORE_LINE + 2u * side;
     let factor_place = subgroup * FACTORS + lane_row * FACTOR_LINE + 2u * side;
+    // What an invocation copies of a tile, turn by turn.
+    let vector0 = (local + 0u) % HEAD_VECTORS;
+    let line0 = (local + 0u) / HEAD_VECTORS;
+    let tile_place0 = line0 * TILE_LINE + vector0;
     let rows0_stride = params.heads * HEAD_VECTORS;
     let rows0_place = (tokens + first_row + subgroup * 16u) * rows0_stride + head * HEAD_VECTORS;
     let rows0_0_place = rows0_place + 0u;
@@ -186,14 +187,14 @@ fn main(
     {
         let step = 0u;
         let first_column = step * COLUMNS;
-        next_k0 = k[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_k1 = k[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_k2 = k[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_k3 = k[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v0 = v[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v1 = v[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v2 = v[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v3 = v[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
+        next_k0 = k[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_k1 = k[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_k2 = k[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_k3 = k[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v0 = v[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v1 = v[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v2 = v[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v3 = v[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
     }
     let largest_scale = largest_scales(local, subgroup, lane, tokens);
     let row_position = row + 1u;
@@ -220,10 +221,10 @@ fn main(
     var output7 = coop_mat16x16<f32, C>();
     for (var tile = 0u; tile < tiles_in_all; tile += 1u) {
         workgroupBarrier();
-        tiles[tile_place + 0u] = next_k0;
-        tiles[tile_place + 136u] = next_k1;
-        tiles[tile_place + 272u] = next_k2;
-        tiles[tile_place + 408u] = next_k3;
+        tiles[tile_place0 + 0u] = next_k0;
+        tiles[tile_place0 + 136u] = next_k1;
+        tiles[tile_place0 + 272u] = next_k2;
+        tiles[tile_place0 + 408u] = next_k3;
         if (local < COLUMNS) {
             column_limit[local / 4u][local % 4u] = next_column_limit;
             column_scale[local / 4u][local % 4u] = next_column_scale;
@@ -233,10 +234,10 @@ fn main(
         {
             let step = select(tile + 1u, 0u, tile + 1u == tiles_in_all);
             let first_column = step * COLUMNS;
-            next_k0 = k[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k1 = k[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k2 = k[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k3 = k[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
+            next_k0 = k[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k1 = k[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k2 = k[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k3 = k[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
         }
         {
             let step = select(tile + 1u, 0u, tile + 1u == tiles_in_all);
@@ -286,14 +287,14 @@ fn main(
     maximum = max(maximum, subgroupShuffleXor(maximum, 1u));
     for (var tile = 0u; tile < tiles_in_all; tile += 1u) {
         workgroupBarrier();
-        tiles[tile_place + 0u] = next_k0;
-        tiles[tile_place + 136u] = next_k1;
-        tiles[tile_place + 272u] = next_k2;
-        tiles[tile_place + 408u] = next_k3;
-        tiles[tile_place + 544u] = next_v0;
-        tiles[tile_place + 680u] = next_v1;
-        tiles[tile_place + 816u] = next_v2;
-        tiles[tile_place + 952u] = next_v3;
+        tiles[tile_place0 + 0u] = next_k0;
+        tiles[tile_place0 + 136u] = next_k1;
+        tiles[tile_place0 + 272u] = next_k2;
+        tiles[tile_place0 + 408u] = next_k3;
+        tiles[tile_place0 + 544u] = next_v0;
+        tiles[tile_place0 + 680u] = next_v1;
+        tiles[tile_place0 + 816u] = next_v2;
+        tiles[tile_place0 + 952u] = next_v3;
         if (local < COLUMNS) {
             column_limit[local / 4u][local % 4u] = next_column_limit;
             column_scale[local / 4u][local % 4u] = next_column_scale;
@@ -303,14 +304,14 @@ fn main(
         {
             let step = min(tile + 1u, tiles_in_all - 1u);
             let first_column = step * COLUMNS;
-            next_k0 = k[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k1 = k[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k2 = k[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k3 = k[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v0 = v[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v1 = v[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v2 = v[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v3 = v[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
+            next_k0 = k[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k1 = k[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k2 = k[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k3 = k[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v0 = v[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v1 = v[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v2 = v[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v3 = v[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
         }
         {
             let step = min(tile + 1u, tiles_in_all - 1u);
@@ -391,57 +392,57 @@ fn main(
         }
     }
     // What an invocation writes of a matrix of sums.
-    let out_row_of_block = subgroup * 16u + lane / 4u;
+    let out_row_of_block = subgroup * 16u + lane / OUT_VECTORS;
     let out_row = first_row + out_row_of_block;
-    let out_place = subgroup * SCORES + lane / 4u * SCORE_LINE + lane % 4u;
-    let output_out = ((tokens + out_row) * params.heads + head) * HEAD_VECTORS + lane % 4u;
-    let output_out_below = output_out + 8u * params.heads * HEAD_VECTORS;
+    let out_place = subgroup * SCORES + lane / OUT_VECTORS * SCORE_LINE + lane % OUT_VECTORS;
+    let output_out = ((tokens + out_row) * params.heads + head) * HEAD_VECTORS + lane % OUT_VECTORS;
+    let output_stride = params.heads * HEAD_VECTORS;
     workgroupBarrier();
-    let output0_place = subgroup * 80u + 0u;
-    coopStoreT(output0, &scores[output0_place], 5u);
+    let output0_place0 = subgroup * 80u + 0u;
+    coopStoreT(output0, &scores[output0_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 0u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 0u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 0u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 0u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output1_place = subgroup * 80u + 0u;
-    coopStoreT(output1, &scores[output1_place], 5u);
+    let output1_place0 = subgroup * 80u + 0u;
+    coopStoreT(output1, &scores[output1_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 4u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 4u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 4u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 4u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output2_place = subgroup * 80u + 0u;
-    coopStoreT(output2, &scores[output2_place], 5u);
+    let output2_place0 = subgroup * 80u + 0u;
+    coopStoreT(output2, &scores[output2_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 8u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 8u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 8u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 8u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output3_place = subgroup * 80u + 0u;
-    coopStoreT(output3, &scores[output3_place], 5u);
+    let output3_place0 = subgroup * 80u + 0u;
+    coopStoreT(output3, &scores[output3_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 12u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 12u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 12u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 12u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output4_place = subgroup * 80u + 0u;
-    coopStoreT(output4, &scores[output4_place], 5u);
+    let output4_place0 = subgroup * 80u + 0u;
+    coopStoreT(output4, &scores[output4_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 16u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 16u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 16u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 16u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output5_place = subgroup * 80u + 0u;
-    coopStoreT(output5, &scores[output5_place], 5u);
+    let output5_place0 = subgroup * 80u + 0u;
+    coopStoreT(output5, &scores[output5_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 20u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 20u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 20u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 20u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output6_place = subgroup * 80u + 0u;
-    coopStoreT(output6, &scores[output6_place], 5u);
+    let output6_place0 = subgroup * 80u + 0u;
+    coopStoreT(output6, &scores[output6_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 24u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 24u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 24u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 24u, row_results[out_row_of_block + 8u]);
     workgroupBarrier();
-    let output7_place = subgroup * 80u + 0u;
-    coopStoreT(output7, &scores[output7_place], 5u);
+    let output7_place0 = subgroup * 80u + 0u;
+    coopStoreT(output7, &scores[output7_place0], 5u);
     workgroupBarrier();
-    write_output(out_row, out_place, output_out + 28u, row_results[out_row_of_block + 0u]);
-    write_output(out_row + 8u, out_place + 40u, output_out_below + 28u, row_results[out_row_of_block + 8u]);
+    write_output(out_row + 0u, out_place + 0u, output_out + 0u * output_stride + 28u, row_results[out_row_of_block + 0u]);
+    write_output(out_row + 8u, out_place + 40u, output_out + 8u * output_stride + 28u, row_results[out_row_of_block + 8u]);
 }

@@ -27,6 +27,7 @@ const SCORES: u32 = 80u;
 const SCORE_LINE: u32 = 5u;
 const FACTORS: u32 = 64u;
 const FACTOR_LINE: u32 = 4u;
+const OUT_VECTORS: u32 = 4u;
 // Rounded rows are in [-2, 2]: a score's gradient is at most 8 times their length, and f16 ends at 65504.
 const SLOPE: f32 = 32.0;
 
@@ -129,20 +130,28 @@ fn scales_at(i: u32) -> vec4<f32> {
 }
 
 // Writes a vector of the first half of a head's row and its partner in the second, turned back.
-fn write_dk(row: u32, place: u32, out: u32, result: f32, cosine: vec4<f32>, sine: vec4<f32>) {
+fn write_dk(
+    row: u32,
+    low_place: u32,
+    high_place: u32,
+    out: u32,
+    result: f32,
+    cosine: vec4<f32>,
+    sine: vec4<f32>,
+) {
     if (row < params.sequence) {
-        let low = scores[place] * result;
-        let high = scores[place + 4u * SCORES] * result;
+        let low = scores[low_place] * result;
+        let high = scores[high_place] * result;
         dk_rows[out] = low * cosine + high * sine;
         dk_rows[out + HEAD_VECTORS / 2u] = high * cosine - low * sine;
     }
 }
 
 // Writes a vector of the first half of a head's row and its partner in the second.
-fn write_dv(row: u32, place: u32, out: u32, result: f32) {
+fn write_dv(row: u32, low_place: u32, high_place: u32, out: u32, result: f32) {
     if (row < params.sequence) {
-        dv_rows[out] = scores[place] * result;
-        dv_rows[out + HEAD_VECTORS / 2u] = scores[place + 4u * SCORES] * result;
+        dv_rows[out] = scores[low_place] * result;
+        dv_rows[out + HEAD_VECTORS / 2u] = scores[high_place] * result;
     }
 }
 
@@ -164,10 +173,6 @@ fn main(
     let tiles_a_head = (params.sequence + COLUMNS - 1u) / COLUMNS - first_tile;
     let tiles_in_all = heads_a_group * tiles_a_head;
     let tokens = batch * params.sequence;
-    // What an invocation copies of a tile.
-    let vector = local % HEAD_VECTORS;
-    let line = local / HEAD_VECTORS;
-    let tile_place = line * TILE_LINE + vector;
     // An invocation has half a row of a matrix of scores.
     let lane_row = lane / 2u;
     let side = lane % 2u;
@@ -175,6 +180,10 @@ fn main(
     let row = first_row + row_of_block;
     let score_place = subgroup * SCORES + lane_row * SCORE_LINE + 2u * side;
     let factor_place = subgroup * FACTORS + lane_row * FACTOR_LINE + 2u * side;
+    // What an invocation copies of a tile, turn by turn.
+    let vector0 = (local + 0u) % HEAD_VECTORS;
+    let line0 = (local + 0u) / HEAD_VECTORS;
+    let tile_place0 = line0 * TILE_LINE + vector0;
     let rows0_stride = params.kv_heads * HEAD_VECTORS;
     let rows0_place = (tokens + first_row + subgroup * 16u) * rows0_stride + kv_head * HEAD_VECTORS;
     let rows0_0_place = rows0_place + 0u;
@@ -230,14 +239,14 @@ fn main(
         let head = first_head + step / tiles_a_head;
         let first_column = (first_tile + step % tiles_a_head) * COLUMNS;
         let terms = (batch * params.heads + head) * params.sequence;
-        next_q0 = q[((tokens + last_of(first_column + line + 0u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_q1 = q[((tokens + last_of(first_column + line + 4u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_q2 = q[((tokens + last_of(first_column + line + 8u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_q3 = q[((tokens + last_of(first_column + line + 12u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_upstream0 = upstream[((tokens + last_of(first_column + line + 0u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_upstream1 = upstream[((tokens + last_of(first_column + line + 4u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_upstream2 = upstream[((tokens + last_of(first_column + line + 8u)) * params.heads + head) * HEAD_VECTORS + vector];
-        next_upstream3 = upstream[((tokens + last_of(first_column + line + 12u)) * params.heads + head) * HEAD_VECTORS + vector];
+        next_q0 = q[((tokens + last_of(first_column + line0 + 0u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_q1 = q[((tokens + last_of(first_column + line0 + 4u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_q2 = q[((tokens + last_of(first_column + line0 + 8u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_q3 = q[((tokens + last_of(first_column + line0 + 12u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_upstream0 = upstream[((tokens + last_of(first_column + line0 + 0u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_upstream1 = upstream[((tokens + last_of(first_column + line0 + 4u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_upstream2 = upstream[((tokens + last_of(first_column + line0 + 8u)) * params.heads + head) * HEAD_VECTORS + vector0];
+        next_upstream3 = upstream[((tokens + last_of(first_column + line0 + 12u)) * params.heads + head) * HEAD_VECTORS + vector0];
     }
     let largest_scale = largest_scales(local, subgroup, lane, tokens);
     let row_limit = first_to_see(batch, row);
@@ -280,14 +289,14 @@ fn main(
     var dv7 = coop_mat16x16<f32, C>();
     for (var tile = 0u; tile < tiles_in_all; tile += 1u) {
         workgroupBarrier();
-        tiles[tile_place + 0u] = next_q0;
-        tiles[tile_place + 136u] = next_q1;
-        tiles[tile_place + 272u] = next_q2;
-        tiles[tile_place + 408u] = next_q3;
-        tiles[tile_place + 544u] = next_upstream0;
-        tiles[tile_place + 680u] = next_upstream1;
-        tiles[tile_place + 816u] = next_upstream2;
-        tiles[tile_place + 952u] = next_upstream3;
+        tiles[tile_place0 + 0u] = next_q0;
+        tiles[tile_place0 + 136u] = next_q1;
+        tiles[tile_place0 + 272u] = next_q2;
+        tiles[tile_place0 + 408u] = next_q3;
+        tiles[tile_place0 + 544u] = next_upstream0;
+        tiles[tile_place0 + 680u] = next_upstream1;
+        tiles[tile_place0 + 816u] = next_upstream2;
+        tiles[tile_place0 + 952u] = next_upstream3;
         if (local < COLUMNS) {
             column_position[local / 4u][local % 4u] = next_column_position;
             column_scale[local / 4u][local % 4u] = next_column_scale;
@@ -302,14 +311,14 @@ fn main(
             let head = first_head + step / tiles_a_head;
             let first_column = (first_tile + step % tiles_a_head) * COLUMNS;
             let terms = (batch * params.heads + head) * params.sequence;
-            next_q0 = q[((tokens + last_of(first_column + line + 0u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_q1 = q[((tokens + last_of(first_column + line + 4u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_q2 = q[((tokens + last_of(first_column + line + 8u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_q3 = q[((tokens + last_of(first_column + line + 12u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_upstream0 = upstream[((tokens + last_of(first_column + line + 0u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_upstream1 = upstream[((tokens + last_of(first_column + line + 4u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_upstream2 = upstream[((tokens + last_of(first_column + line + 8u)) * params.heads + head) * HEAD_VECTORS + vector];
-            next_upstream3 = upstream[((tokens + last_of(first_column + line + 12u)) * params.heads + head) * HEAD_VECTORS + vector];
+            next_q0 = q[((tokens + last_of(first_column + line0 + 0u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_q1 = q[((tokens + last_of(first_column + line0 + 4u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_q2 = q[((tokens + last_of(first_column + line0 + 8u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_q3 = q[((tokens + last_of(first_column + line0 + 12u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_upstream0 = upstream[((tokens + last_of(first_column + line0 + 0u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_upstream1 = upstream[((tokens + last_of(first_column + line0 + 4u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_upstream2 = upstream[((tokens + last_of(first_column + line0 + 8u)) * params.heads + head) * HEAD_VECTORS + vector0];
+            next_upstream3 = upstream[((tokens + last_of(first_column + line0 + 12u)) * params.heads + head) * HEAD_VECTORS + vector0];
         }
         {
             let step = min(tile + 1u, tiles_in_all - 1u);
@@ -430,93 +439,93 @@ fn main(
         row_results[ROWS + row_of_block] = upstream_scale / PROBABILITY;
     }
     // What an invocation writes of a matrix of sums.
-    let out_row_of_block = subgroup * 16u + lane / 4u;
+    let out_row_of_block = subgroup * 16u + lane / OUT_VECTORS;
     let out_row = first_row + out_row_of_block;
-    let out_place = subgroup * SCORES + lane / 4u * SCORE_LINE + lane % 4u;
-    let dk_out = ((tokens + out_row) * params.kv_heads + kv_head) * HEAD_VECTORS + lane % 4u;
-    let dk_out_below = dk_out + 8u * params.kv_heads * HEAD_VECTORS;
-    let angles = last_of(out_row + 0u) * (HEAD_VECTORS / 2u) + lane % 4u;
-    let cosines0 = cosines[params.cosines_offset + angles + 0u];
-    let sines0 = sines[params.sines_offset + angles + 0u];
-    let cosines1 = cosines[params.cosines_offset + angles + 4u];
-    let sines1 = sines[params.sines_offset + angles + 4u];
-    let cosines2 = cosines[params.cosines_offset + angles + 8u];
-    let sines2 = sines[params.sines_offset + angles + 8u];
-    let cosines3 = cosines[params.cosines_offset + angles + 12u];
-    let sines3 = sines[params.sines_offset + angles + 12u];
-    let angles_below = last_of(out_row + 8u) * (HEAD_VECTORS / 2u) + lane % 4u;
-    let cosines0_below = cosines[params.cosines_offset + angles_below + 0u];
-    let sines0_below = sines[params.sines_offset + angles_below + 0u];
-    let cosines1_below = cosines[params.cosines_offset + angles_below + 4u];
-    let sines1_below = sines[params.sines_offset + angles_below + 4u];
-    let cosines2_below = cosines[params.cosines_offset + angles_below + 8u];
-    let sines2_below = sines[params.sines_offset + angles_below + 8u];
-    let cosines3_below = cosines[params.cosines_offset + angles_below + 12u];
-    let sines3_below = sines[params.sines_offset + angles_below + 12u];
+    let out_place = subgroup * SCORES + lane / OUT_VECTORS * SCORE_LINE + lane % OUT_VECTORS;
+    let dk_out = ((tokens + out_row) * params.kv_heads + kv_head) * HEAD_VECTORS + lane % OUT_VECTORS;
+    let dk_stride = params.kv_heads * HEAD_VECTORS;
+    let angles0 = last_of(out_row + 0u) * (HEAD_VECTORS / 2u) + lane % OUT_VECTORS;
+    let cosines0_0 = cosines[params.cosines_offset + angles0 + 0u];
+    let sines0_0 = sines[params.sines_offset + angles0 + 0u];
+    let cosines1_0 = cosines[params.cosines_offset + angles0 + 4u];
+    let sines1_0 = sines[params.sines_offset + angles0 + 4u];
+    let cosines2_0 = cosines[params.cosines_offset + angles0 + 8u];
+    let sines2_0 = sines[params.sines_offset + angles0 + 8u];
+    let cosines3_0 = cosines[params.cosines_offset + angles0 + 12u];
+    let sines3_0 = sines[params.sines_offset + angles0 + 12u];
+    let angles8 = last_of(out_row + 8u) * (HEAD_VECTORS / 2u) + lane % OUT_VECTORS;
+    let cosines0_8 = cosines[params.cosines_offset + angles8 + 0u];
+    let sines0_8 = sines[params.sines_offset + angles8 + 0u];
+    let cosines1_8 = cosines[params.cosines_offset + angles8 + 4u];
+    let sines1_8 = sines[params.sines_offset + angles8 + 4u];
+    let cosines2_8 = cosines[params.cosines_offset + angles8 + 8u];
+    let sines2_8 = sines[params.sines_offset + angles8 + 8u];
+    let cosines3_8 = cosines[params.cosines_offset + angles8 + 12u];
+    let sines3_8 = sines[params.sines_offset + angles8 + 12u];
     workgroupBarrier();
-    let dk0_place = subgroup * 80u + 0u;
-    coopStoreT(dk0, &scores[dk0_place], 5u);
-    let dk4_place = subgroup * 80u + 320u;
-    coopStoreT(dk4, &scores[dk4_place], 5u);
+    let dk0_place0 = subgroup * 80u + 0u;
+    coopStoreT(dk0, &scores[dk0_place0], 5u);
+    let dk0_place1 = subgroup * 80u + 320u;
+    coopStoreT(dk4, &scores[dk0_place1], 5u);
     workgroupBarrier();
-    write_dk(out_row, out_place, dk_out + 0u, row_results[out_row_of_block + 0u], cosines0, sines0);
-    write_dk(out_row + 8u, out_place + 40u, dk_out_below + 0u, row_results[out_row_of_block + 8u], cosines0_below, sines0_below);
+    write_dk(out_row + 0u, out_place + 0u, out_place + 320u, dk_out + 0u * dk_stride + 0u, row_results[out_row_of_block + 0u], cosines0_0, sines0_0);
+    write_dk(out_row + 8u, out_place + 40u, out_place + 360u, dk_out + 8u * dk_stride + 0u, row_results[out_row_of_block + 8u], cosines0_8, sines0_8);
     workgroupBarrier();
-    let dk1_place = subgroup * 80u + 0u;
-    coopStoreT(dk1, &scores[dk1_place], 5u);
-    let dk5_place = subgroup * 80u + 320u;
-    coopStoreT(dk5, &scores[dk5_place], 5u);
+    let dk1_place0 = subgroup * 80u + 0u;
+    coopStoreT(dk1, &scores[dk1_place0], 5u);
+    let dk1_place1 = subgroup * 80u + 320u;
+    coopStoreT(dk5, &scores[dk1_place1], 5u);
     workgroupBarrier();
-    write_dk(out_row, out_place, dk_out + 4u, row_results[out_row_of_block + 0u], cosines1, sines1);
-    write_dk(out_row + 8u, out_place + 40u, dk_out_below + 4u, row_results[out_row_of_block + 8u], cosines1_below, sines1_below);
+    write_dk(out_row + 0u, out_place + 0u, out_place + 320u, dk_out + 0u * dk_stride + 4u, row_results[out_row_of_block + 0u], cosines1_0, sines1_0);
+    write_dk(out_row + 8u, out_place + 40u, out_place + 360u, dk_out + 8u * dk_stride + 4u, row_results[out_row_of_block + 8u], cosines1_8, sines1_8);
     workgroupBarrier();
-    let dk2_place = subgroup * 80u + 0u;
-    coopStoreT(dk2, &scores[dk2_place], 5u);
-    let dk6_place = subgroup * 80u + 320u;
-    coopStoreT(dk6, &scores[dk6_place], 5u);
+    let dk2_place0 = subgroup * 80u + 0u;
+    coopStoreT(dk2, &scores[dk2_place0], 5u);
+    let dk2_place1 = subgroup * 80u + 320u;
+    coopStoreT(dk6, &scores[dk2_place1], 5u);
     workgroupBarrier();
-    write_dk(out_row, out_place, dk_out + 8u, row_results[out_row_of_block + 0u], cosines2, sines2);
-    write_dk(out_row + 8u, out_place + 40u, dk_out_below + 8u, row_results[out_row_of_block + 8u], cosines2_below, sines2_below);
+    write_dk(out_row + 0u, out_place + 0u, out_place + 320u, dk_out + 0u * dk_stride + 8u, row_results[out_row_of_block + 0u], cosines2_0, sines2_0);
+    write_dk(out_row + 8u, out_place + 40u, out_place + 360u, dk_out + 8u * dk_stride + 8u, row_results[out_row_of_block + 8u], cosines2_8, sines2_8);
     workgroupBarrier();
-    let dk3_place = subgroup * 80u + 0u;
-    coopStoreT(dk3, &scores[dk3_place], 5u);
-    let dk7_place = subgroup * 80u + 320u;
-    coopStoreT(dk7, &scores[dk7_place], 5u);
+    let dk3_place0 = subgroup * 80u + 0u;
+    coopStoreT(dk3, &scores[dk3_place0], 5u);
+    let dk3_place1 = subgroup * 80u + 320u;
+    coopStoreT(dk7, &scores[dk3_place1], 5u);
     workgroupBarrier();
-    write_dk(out_row, out_place, dk_out + 12u, row_results[out_row_of_block + 0u], cosines3, sines3);
-    write_dk(out_row + 8u, out_place + 40u, dk_out_below + 12u, row_results[out_row_of_block + 8u], cosines3_below, sines3_below);
-    let dv_out = ((tokens + out_row) * params.kv_heads + kv_head) * HEAD_VECTORS + lane % 4u;
-    let dv_out_below = dv_out + 8u * params.kv_heads * HEAD_VECTORS;
+    write_dk(out_row + 0u, out_place + 0u, out_place + 320u, dk_out + 0u * dk_stride + 12u, row_results[out_row_of_block + 0u], cosines3_0, sines3_0);
+    write_dk(out_row + 8u, out_place + 40u, out_place + 360u, dk_out + 8u * dk_stride + 12u, row_results[out_row_of_block + 8u], cosines3_8, sines3_8);
+    let dv_out = ((tokens + out_row) * params.kv_heads + kv_head) * HEAD_VECTORS + lane % OUT_VECTORS;
+    let dv_stride = params.kv_heads * HEAD_VECTORS;
     workgroupBarrier();
-    let dv0_place = subgroup * 80u + 0u;
-    coopStoreT(dv0, &scores[dv0_place], 5u);
-    let dv4_place = subgroup * 80u + 320u;
-    coopStoreT(dv4, &scores[dv4_place], 5u);
+    let dv0_place0 = subgroup * 80u + 0u;
+    coopStoreT(dv0, &scores[dv0_place0], 5u);
+    let dv0_place1 = subgroup * 80u + 320u;
+    coopStoreT(dv4, &scores[dv0_place1], 5u);
     workgroupBarrier();
-    write_dv(out_row, out_place, dv_out + 0u, row_results[out_row_of_block + 64u]);
-    write_dv(out_row + 8u, out_place + 40u, dv_out_below + 0u, row_results[out_row_of_block + 72u]);
+    write_dv(out_row + 0u, out_place + 0u, out_place + 320u, dv_out + 0u * dv_stride + 0u, row_results[out_row_of_block + 64u]);
+    write_dv(out_row + 8u, out_place + 40u, out_place + 360u, dv_out + 8u * dv_stride + 0u, row_results[out_row_of_block + 72u]);
     workgroupBarrier();
-    let dv1_place = subgroup * 80u + 0u;
-    coopStoreT(dv1, &scores[dv1_place], 5u);
-    let dv5_place = subgroup * 80u + 320u;
-    coopStoreT(dv5, &scores[dv5_place], 5u);
+    let dv1_place0 = subgroup * 80u + 0u;
+    coopStoreT(dv1, &scores[dv1_place0], 5u);
+    let dv1_place1 = subgroup * 80u + 320u;
+    coopStoreT(dv5, &scores[dv1_place1], 5u);
     workgroupBarrier();
-    write_dv(out_row, out_place, dv_out + 4u, row_results[out_row_of_block + 64u]);
-    write_dv(out_row + 8u, out_place + 40u, dv_out_below + 4u, row_results[out_row_of_block + 72u]);
+    write_dv(out_row + 0u, out_place + 0u, out_place + 320u, dv_out + 0u * dv_stride + 4u, row_results[out_row_of_block + 64u]);
+    write_dv(out_row + 8u, out_place + 40u, out_place + 360u, dv_out + 8u * dv_stride + 4u, row_results[out_row_of_block + 72u]);
     workgroupBarrier();
-    let dv2_place = subgroup * 80u + 0u;
-    coopStoreT(dv2, &scores[dv2_place], 5u);
-    let dv6_place = subgroup * 80u + 320u;
-    coopStoreT(dv6, &scores[dv6_place], 5u);
+    let dv2_place0 = subgroup * 80u + 0u;
+    coopStoreT(dv2, &scores[dv2_place0], 5u);
+    let dv2_place1 = subgroup * 80u + 320u;
+    coopStoreT(dv6, &scores[dv2_place1], 5u);
     workgroupBarrier();
-    write_dv(out_row, out_place, dv_out + 8u, row_results[out_row_of_block + 64u]);
-    write_dv(out_row + 8u, out_place + 40u, dv_out_below + 8u, row_results[out_row_of_block + 72u]);
+    write_dv(out_row + 0u, out_place + 0u, out_place + 320u, dv_out + 0u * dv_stride + 8u, row_results[out_row_of_block + 64u]);
+    write_dv(out_row + 8u, out_place + 40u, out_place + 360u, dv_out + 8u * dv_stride + 8u, row_results[out_row_of_block + 72u]);
     workgroupBarrier();
-    let dv3_place = subgroup * 80u + 0u;
-    coopStoreT(dv3, &scores[dv3_place], 5u);
-    let dv7_place = subgroup * 80u + 320u;
-    coopStoreT(dv7, &scores[dv7_place], 5u);
+    let dv3_place0 = subgroup * 80u + 0u;
+    coopStoreT(dv3, &scores[dv3_place0], 5u);
+    let dv3_place1 = subgroup * 80u + 320u;
+    coopStoreT(dv7, &scores[dv3_place1], 5u);
     workgroupBarrier();
-    write_dv(out_row, out_place, dv_out + 12u, row_results[out_row_of_block + 64u]);
-    write_dv(out_row + 8u, out_place + 40u, dv_out_below + 12u, row_results[out_row_of_block + 72u]);
+    write_dv(out_row + 0u, out_place + 0u, out_place + 320u, dv_out + 0u * dv_stride + 12u, row_results[out_row_of_block + 64u]);
+    write_dv(out_row + 8u, out_place + 40u, out_place + 360u, dv_out + 8u * dv_stride + 12u, row_results[out_row_of_block + 72u]);
 }

@@ -26,6 +26,7 @@ const SCORES: u32 = 80u;
 const SCORE_LINE: u32 = 5u;
 const FACTORS: u32 = 64u;
 const FACTOR_LINE: u32 = 4u;
+const OUT_VECTORS: u32 = 4u;
 // Rounded rows are in [-2, 2]: a score's gradient is at most 8 times their length, and f16 ends at 65504.
 const SLOPE: f32 = 32.0;
 
@@ -126,10 +127,18 @@ fn scales_at(i: u32) -> vec4<f32> {
 }
 
 // Writes a vector of the first half of a head's row and its partner in the second, turned back.
-fn write_dq(row: u32, place: u32, out: u32, result: f32, cosine: vec4<f32>, sine: vec4<f32>) {
+fn write_dq(
+    row: u32,
+    low_place: u32,
+    high_place: u32,
+    out: u32,
+    result: f32,
+    cosine: vec4<f32>,
+    sine: vec4<f32>,
+) {
     if (row < params.sequence) {
-        let low = scores[place] * result;
-        let high = scores[place + 4u * SCORES] * result;
+        let low = scores[low_place] * result;
+        let high = scores[high_place] * result;
         dq_rows[out] = low * cosine + high * sine;
         dq_rows[out + HEAD_VECTORS / 2u] = high * cosine - low * sine;
     }
@@ -151,10 +160,6 @@ fn main(
     let tiles_in_all = (key_end + COLUMNS - 1u) / COLUMNS;
     let terms = (batch * params.heads + head) * params.sequence;
     let tokens = batch * params.sequence;
-    // What an invocation copies of a tile.
-    let vector = local % HEAD_VECTORS;
-    let line = local / HEAD_VECTORS;
-    let tile_place = line * TILE_LINE + vector;
     // An invocation has half a row of a matrix of scores.
     let lane_row = lane / 2u;
     let side = lane % 2u;
@@ -162,6 +167,10 @@ fn main(
     let row = first_row + row_of_block;
     let score_place = subgroup * SCORES + lane_row * SCORE_LINE + 2u * side;
     let factor_place = subgroup * FACTORS + lane_row * FACTOR_LINE + 2u * side;
+    // What an invocation copies of a tile, turn by turn.
+    let vector0 = (local + 0u) % HEAD_VECTORS;
+    let line0 = (local + 0u) / HEAD_VECTORS;
+    let tile_place0 = line0 * TILE_LINE + vector0;
     let rows0_stride = params.heads * HEAD_VECTORS;
     let rows0_place = (tokens + first_row + subgroup * 16u) * rows0_stride + head * HEAD_VECTORS;
     let rows0_0_place = rows0_place + 0u;
@@ -213,14 +222,14 @@ fn main(
     {
         let step = 0u;
         let first_column = step * COLUMNS;
-        next_k0 = k[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_k1 = k[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_k2 = k[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_k3 = k[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v0 = v[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v1 = v[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v2 = v[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-        next_v3 = v[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
+        next_k0 = k[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_k1 = k[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_k2 = k[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_k3 = k[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v0 = v[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v1 = v[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v2 = v[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+        next_v3 = v[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
     }
     let largest_scale = largest_scales(local, subgroup, lane, tokens);
     let row_position = row + 1u;
@@ -250,14 +259,14 @@ fn main(
     var dq7 = coop_mat16x16<f32, C>();
     for (var tile = 0u; tile < tiles_in_all; tile += 1u) {
         workgroupBarrier();
-        tiles[tile_place + 0u] = next_k0;
-        tiles[tile_place + 136u] = next_k1;
-        tiles[tile_place + 272u] = next_k2;
-        tiles[tile_place + 408u] = next_k3;
-        tiles[tile_place + 544u] = next_v0;
-        tiles[tile_place + 680u] = next_v1;
-        tiles[tile_place + 816u] = next_v2;
-        tiles[tile_place + 952u] = next_v3;
+        tiles[tile_place0 + 0u] = next_k0;
+        tiles[tile_place0 + 136u] = next_k1;
+        tiles[tile_place0 + 272u] = next_k2;
+        tiles[tile_place0 + 408u] = next_k3;
+        tiles[tile_place0 + 544u] = next_v0;
+        tiles[tile_place0 + 680u] = next_v1;
+        tiles[tile_place0 + 816u] = next_v2;
+        tiles[tile_place0 + 952u] = next_v3;
         if (local < COLUMNS) {
             column_limit[local / 4u][local % 4u] = next_column_limit;
             column_scale[local / 4u][local % 4u] = next_column_scale;
@@ -268,14 +277,14 @@ fn main(
         {
             let step = min(tile + 1u, tiles_in_all - 1u);
             let first_column = step * COLUMNS;
-            next_k0 = k[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k1 = k[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k2 = k[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_k3 = k[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v0 = v[((tokens + last_of(first_column + line + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v1 = v[((tokens + last_of(first_column + line + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v2 = v[((tokens + last_of(first_column + line + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
-            next_v3 = v[((tokens + last_of(first_column + line + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector];
+            next_k0 = k[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k1 = k[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k2 = k[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_k3 = k[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v0 = v[((tokens + last_of(first_column + line0 + 0u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v1 = v[((tokens + last_of(first_column + line0 + 4u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v2 = v[((tokens + last_of(first_column + line0 + 8u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
+            next_v3 = v[((tokens + last_of(first_column + line0 + 12u)) * params.kv_heads + kv_head) * HEAD_VECTORS + vector0];
         }
         {
             let step = min(tile + 1u, tiles_in_all - 1u);
@@ -368,59 +377,59 @@ fn main(
         row_results[row_of_block] = params.scale / SLOPE * upstream_scale * value_scale * key_scale;
     }
     // What an invocation writes of a matrix of sums.
-    let out_row_of_block = subgroup * 16u + lane / 4u;
+    let out_row_of_block = subgroup * 16u + lane / OUT_VECTORS;
     let out_row = first_row + out_row_of_block;
-    let out_place = subgroup * SCORES + lane / 4u * SCORE_LINE + lane % 4u;
-    let dq_out = ((tokens + out_row) * params.heads + head) * HEAD_VECTORS + lane % 4u;
-    let dq_out_below = dq_out + 8u * params.heads * HEAD_VECTORS;
-    let angles = last_of(out_row + 0u) * (HEAD_VECTORS / 2u) + lane % 4u;
-    let cosines0 = cosines[params.cosines_offset + angles + 0u];
-    let sines0 = sines[params.sines_offset + angles + 0u];
-    let cosines1 = cosines[params.cosines_offset + angles + 4u];
-    let sines1 = sines[params.sines_offset + angles + 4u];
-    let cosines2 = cosines[params.cosines_offset + angles + 8u];
-    let sines2 = sines[params.sines_offset + angles + 8u];
-    let cosines3 = cosines[params.cosines_offset + angles + 12u];
-    let sines3 = sines[params.sines_offset + angles + 12u];
-    let angles_below = last_of(out_row + 8u) * (HEAD_VECTORS / 2u) + lane % 4u;
-    let cosines0_below = cosines[params.cosines_offset + angles_below + 0u];
-    let sines0_below = sines[params.sines_offset + angles_below + 0u];
-    let cosines1_below = cosines[params.cosines_offset + angles_below + 4u];
-    let sines1_below = sines[params.sines_offset + angles_below + 4u];
-    let cosines2_below = cosines[params.cosines_offset + angles_below + 8u];
-    let sines2_below = sines[params.sines_offset + angles_below + 8u];
-    let cosines3_below = cosines[params.cosines_offset + angles_below + 12u];
-    let sines3_below = sines[params.sines_offset + angles_below + 12u];
+    let out_place = subgroup * SCORES + lane / OUT_VECTORS * SCORE_LINE + lane % OUT_VECTORS;
+    let dq_out = ((tokens + out_row) * params.heads + head) * HEAD_VECTORS + lane % OUT_VECTORS;
+    let dq_stride = params.heads * HEAD_VECTORS;
+    let angles0 = last_of(out_row + 0u) * (HEAD_VECTORS / 2u) + lane % OUT_VECTORS;
+    let cosines0_0 = cosines[params.cosines_offset + angles0 + 0u];
+    let sines0_0 = sines[params.sines_offset + angles0 + 0u];
+    let cosines1_0 = cosines[params.cosines_offset + angles0 + 4u];
+    let sines1_0 = sines[params.sines_offset + angles0 + 4u];
+    let cosines2_0 = cosines[params.cosines_offset + angles0 + 8u];
+    let sines2_0 = sines[params.sines_offset + angles0 + 8u];
+    let cosines3_0 = cosines[params.cosines_offset + angles0 + 12u];
+    let sines3_0 = sines[params.sines_offset + angles0 + 12u];
+    let angles8 = last_of(out_row + 8u) * (HEAD_VECTORS / 2u) + lane % OUT_VECTORS;
+    let cosines0_8 = cosines[params.cosines_offset + angles8 + 0u];
+    let sines0_8 = sines[params.sines_offset + angles8 + 0u];
+    let cosines1_8 = cosines[params.cosines_offset + angles8 + 4u];
+    let sines1_8 = sines[params.sines_offset + angles8 + 4u];
+    let cosines2_8 = cosines[params.cosines_offset + angles8 + 8u];
+    let sines2_8 = sines[params.sines_offset + angles8 + 8u];
+    let cosines3_8 = cosines[params.cosines_offset + angles8 + 12u];
+    let sines3_8 = sines[params.sines_offset + angles8 + 12u];
     workgroupBarrier();
-    let dq0_place = subgroup * 80u + 0u;
-    coopStoreT(dq0, &scores[dq0_place], 5u);
-    let dq4_place = subgroup * 80u + 320u;
-    coopStoreT(dq4, &scores[dq4_place], 5u);
+    let dq0_place0 = subgroup * 80u + 0u;
+    coopStoreT(dq0, &scores[dq0_place0], 5u);
+    let dq0_place1 = subgroup * 80u + 320u;
+    coopStoreT(dq4, &scores[dq0_place1], 5u);
     workgroupBarrier();
-    write_dq(out_row, out_place, dq_out + 0u, row_results[out_row_of_block + 0u], cosines0, sines0);
-    write_dq(out_row + 8u, out_place + 40u, dq_out_below + 0u, row_results[out_row_of_block + 8u], cosines0_below, sines0_below);
+    write_dq(out_row + 0u, out_place + 0u, out_place + 320u, dq_out + 0u * dq_stride + 0u, row_results[out_row_of_block + 0u], cosines0_0, sines0_0);
+    write_dq(out_row + 8u, out_place + 40u, out_place + 360u, dq_out + 8u * dq_stride + 0u, row_results[out_row_of_block + 8u], cosines0_8, sines0_8);
     workgroupBarrier();
-    let dq1_place = subgroup * 80u + 0u;
-    coopStoreT(dq1, &scores[dq1_place], 5u);
-    let dq5_place = subgroup * 80u + 320u;
-    coopStoreT(dq5, &scores[dq5_place], 5u);
+    let dq1_place0 = subgroup * 80u + 0u;
+    coopStoreT(dq1, &scores[dq1_place0], 5u);
+    let dq1_place1 = subgroup * 80u + 320u;
+    coopStoreT(dq5, &scores[dq1_place1], 5u);
     workgroupBarrier();
-    write_dq(out_row, out_place, dq_out + 4u, row_results[out_row_of_block + 0u], cosines1, sines1);
-    write_dq(out_row + 8u, out_place + 40u, dq_out_below + 4u, row_results[out_row_of_block + 8u], cosines1_below, sines1_below);
+    write_dq(out_row + 0u, out_place + 0u, out_place + 320u, dq_out + 0u * dq_stride + 4u, row_results[out_row_of_block + 0u], cosines1_0, sines1_0);
+    write_dq(out_row + 8u, out_place + 40u, out_place + 360u, dq_out + 8u * dq_stride + 4u, row_results[out_row_of_block + 8u], cosines1_8, sines1_8);
     workgroupBarrier();
-    let dq2_place = subgroup * 80u + 0u;
-    coopStoreT(dq2, &scores[dq2_place], 5u);
-    let dq6_place = subgroup * 80u + 320u;
-    coopStoreT(dq6, &scores[dq6_place], 5u);
+    let dq2_place0 = subgroup * 80u + 0u;
+    coopStoreT(dq2, &scores[dq2_place0], 5u);
+    let dq2_place1 = subgroup * 80u + 320u;
+    coopStoreT(dq6, &scores[dq2_place1], 5u);
     workgroupBarrier();
-    write_dq(out_row, out_place, dq_out + 8u, row_results[out_row_of_block + 0u], cosines2, sines2);
-    write_dq(out_row + 8u, out_place + 40u, dq_out_below + 8u, row_results[out_row_of_block + 8u], cosines2_below, sines2_below);
+    write_dq(out_row + 0u, out_place + 0u, out_place + 320u, dq_out + 0u * dq_stride + 8u, row_results[out_row_of_block + 0u], cosines2_0, sines2_0);
+    write_dq(out_row + 8u, out_place + 40u, out_place + 360u, dq_out + 8u * dq_stride + 8u, row_results[out_row_of_block + 8u], cosines2_8, sines2_8);
     workgroupBarrier();
-    let dq3_place = subgroup * 80u + 0u;
-    coopStoreT(dq3, &scores[dq3_place], 5u);
-    let dq7_place = subgroup * 80u + 320u;
-    coopStoreT(dq7, &scores[dq7_place], 5u);
+    let dq3_place0 = subgroup * 80u + 0u;
+    coopStoreT(dq3, &scores[dq3_place0], 5u);
+    let dq3_place1 = subgroup * 80u + 320u;
+    coopStoreT(dq7, &scores[dq3_place1], 5u);
     workgroupBarrier();
-    write_dq(out_row, out_place, dq_out + 12u, row_results[out_row_of_block + 0u], cosines3, sines3);
-    write_dq(out_row + 8u, out_place + 40u, dq_out_below + 12u, row_results[out_row_of_block + 8u], cosines3_below, sines3_below);
+    write_dq(out_row + 0u, out_place + 0u, out_place + 320u, dq_out + 0u * dq_stride + 12u, row_results[out_row_of_block + 0u], cosines3_0, sines3_0);
+    write_dq(out_row + 8u, out_place + 40u, out_place + 360u, dq_out + 8u * dq_stride + 12u, row_results[out_row_of_block + 8u], cosines3_8, sines3_8);
 }
