@@ -38,7 +38,7 @@ mod unary;
 pub use adamw_update::{AdamWStep, AdamWTarget, adamw_update_in_place};
 pub use attention::{AttentionConfig, AttentionOutput, attention, attention_backward};
 pub use balance::{BalancePair, BalanceTarget, balance_in_place};
-pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward, cross_entropy_backward_rounded};
+pub use cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_backward, cross_entropy_with_gradient};
 pub use disentangled_attention::{
     DisentangledAttention, DisentangledOutput, MixedDisentangledAttention, PerOperand, RelativeBuckets,
 };

@@ -69,23 +69,38 @@ pub fn cross_entropy_backward(
     Ok(logits)
 }
 
-/// As [`cross_entropy_backward`], rounded to 16 bits row by row ([`Tensor::row_scaled`]), which is all that products in mixed
-/// precision take; the gradient never exists in f32. The logits stay as they are.
+/// The losses of [`cross_entropy`], and the gradient of [`cross_entropy_backward`] rounded to 16 bits row by row
+/// ([`Tensor::row_scaled`]), which is all that products in mixed precision take: it never exists in f32. The logits stay as they
+/// are.
 ///
 /// # Errors
-/// As [`cross_entropy_backward`].
-pub fn cross_entropy_backward_rounded(
+/// As [`cross_entropy`].
+pub fn cross_entropy_with_gradient(
+    logits: &Tensor,
+    labels: &Tensor,
+    ignore: i32,
+    scale: f32,
+) -> Result<(Tensor, RowScaled)> {
+    check("cross_entropy_with_gradient", logits, labels)?;
+    let (logits, labels) = (logits.contiguous()?, labels.contiguous()?);
+    if let Backend::Gpu(gpu) = logits.device().backend()
+        && gpu::reads_vectors(&logits)
+    {
+        return gpu::with_gradient(gpu, &logits, &labels, ignore, scale);
+    }
+    let CrossEntropy { losses, log_sum_exp } = cross_entropy(&logits, &labels, ignore)?;
+    let gradient = backward_rounded(&logits, &labels, ignore, &log_sum_exp, scale)?;
+    Ok((losses, gradient))
+}
+
+/// As [`cross_entropy_backward`] of contiguous operands, rounded.
+fn backward_rounded(
     logits: &Tensor,
     labels: &Tensor,
     ignore: i32,
     log_sum_exp: &Tensor,
     scale: f32,
 ) -> Result<RowScaled> {
-    const NAME: &str = "cross_entropy_backward_rounded";
-    check(NAME, logits, labels)?;
-    log_sum_exp.expect_dtype(NAME, DType::F32)?;
-    log_sum_exp.expect_shape(NAME, labels.shape())?;
-    logits.expect_same_device(NAME, log_sum_exp)?;
     let Backend::Gpu(gpu) = logits.device().backend() else {
         return cross_entropy_backward(logits.clone(), labels, ignore, log_sum_exp, scale)?.row_scaled();
     };
@@ -93,14 +108,13 @@ pub fn cross_entropy_backward_rounded(
     if rows == 0 {
         return RowScaled::without_elements(logits.device(), rows, columns);
     }
-    let (logits, labels, log_sum_exp) = (logits.contiguous()?, labels.contiguous()?, log_sum_exp.contiguous()?);
     let kernel = RowKernel {
-        name: NAME,
+        name: "cross_entropy_backward_rounded",
         text: include_str!("rounded.wgsl"),
         inputs: vec![
-            ("x", RowInput::Rows(&logits)),
-            ("sum", RowInput::Floats(&log_sum_exp)),
-            ("label", RowInput::Integers(&labels)),
+            ("x", RowInput::Rows(logits)),
+            ("sum", RowInput::Floats(log_sum_exp)),
+            ("label", RowInput::Integers(labels)),
         ],
         shape: [rows, columns],
         numbers: RowNumbers { scale, ignore, ..RowNumbers::default() },

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::tensor::Storage;
 use crate::testing::{Recipe, assert_close, check, on_each_backend, recipe_of};
 use crate::{
-    DType, Device, Result, RowScaled, Tensor, cross_entropy, cross_entropy_backward, cross_entropy_backward_rounded,
+    DType, Device, Result, RowScaled, Tensor, cross_entropy, cross_entropy_backward, cross_entropy_with_gradient,
 };
 
 const IGNORE: i32 = -100;
@@ -31,16 +31,17 @@ fn labels_on(device: &Device, labels: &[i32]) -> Tensor {
     Tensor::from_slice(device, &[padded.len()], &padded).unwrap().slice(0, 1, 1 + labels.len()).unwrap()
 }
 
-/// The gradient as `exact` says, but for the rounding of its rows to 16 bits.
-fn assert_rounded(rounded: &RowScaled, exact: &Tensor) -> Result<()> {
-    let columns = exact.shape()[1];
-    let (rounded, exact) = (rounded.restored()?.to_vec::<f32>()?, exact.to_vec::<f32>()?);
+/// The gradient as `exact` says, but for the rounding of its rows to 16 bits and `relative` errors of its own.
+fn assert_rounded(rounded: &RowScaled, exact: &[f64], relative: f64) -> Result<()> {
+    let columns = rounded.shape()[1];
+    let rounded = rounded.restored()?.to_vec::<f32>()?;
     assert_eq!(rounded.len(), exact.len());
     for (row, exact) in rounded.chunks(columns).zip(exact.chunks(columns)) {
-        let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-        for (rounded, exact) in row.iter().zip(exact) {
-            let bound = (exact.abs() * 2f32.powi(-10)).max(largest * 2f32.powi(-24)) + f32::MIN_POSITIVE;
-            assert!((rounded - exact).abs() <= bound, "{rounded} for {exact} of at most {largest}");
+        let largest = exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        for (&rounded, exact) in row.iter().zip(exact) {
+            // Where little is left of the label's own, its error is that of the probability.
+            let bound = (exact.abs() * (2f64.powi(-10) + relative)).max(largest * 2f64.powi(-24)) + 1e-6;
+            assert!((f64::from(rounded) - exact).abs() <= bound, "{rounded} for {exact} of at most {largest}");
         }
     }
     Ok(())
@@ -84,8 +85,10 @@ on_each_backend! {
             // The logarithm of the sum is rounded to f32 in between: half a unit in its last place.
             let largest = logits.values().into_iter().fold(1.0, |a: f64, b| a.max(b.abs()));
             assert_close("dlogits", &got, logits.shape(), &want, 1e-5 + 2e-7 * largest, 1e-6)?;
-            let rounded = cross_entropy_backward_rounded(&built, &on_device, IGNORE, &forward.log_sum_exp, scale)?;
-            assert_rounded(&rounded, &got)?;
+            let (losses, rounded) = cross_entropy_with_gradient(&built, &on_device, IGNORE, scale)?;
+            let expected: Vec<f64> = forward.losses.to_vec::<f32>()?.into_iter().map(f64::from).collect();
+            assert_close("losses", &losses, &[labels.len()], &expected, 2e-6, 6e-6)?;
+            assert_rounded(&rounded, &want, 2e-7 * largest)?;
             // The logits were still held here, so they must be what they were.
             assert_close("logits", &built, logits.shape(), &logits.values(), 0.0, 0.0)
         });
@@ -112,13 +115,31 @@ on_each_backend! {
         let wide: Vec<f64> = values.into_iter().map(f64::from).collect();
         let sums: Vec<f64> = wide.chunks(columns).map(log_sum_exp).collect();
         assert_close("log_sum_exp", &got.log_sum_exp, &[2], &sums, 1e-6, 0.0).unwrap();
-        let rounded = cross_entropy_backward_rounded(&logits, &labels, IGNORE, &got.log_sum_exp, 1.0).unwrap();
+        let (losses, rounded) = cross_entropy_with_gradient(&logits, &labels, IGNORE, 1.0).unwrap();
+        let expected: Vec<f64> = got.losses.to_vec::<f32>().unwrap().into_iter().map(f64::from).collect();
+        assert_close("losses", &losses, &[2], &expected, 1e-6, 0.0).unwrap();
         let gradient = cross_entropy_backward(logits, &labels, IGNORE, &got.log_sum_exp, 1.0).unwrap();
-        assert_rounded(&rounded, &gradient).unwrap();
+        let expected: Vec<f64> = gradient.to_vec::<f32>().unwrap().into_iter().map(f64::from).collect();
+        assert_rounded(&rounded, &expected, 1e-5).unwrap();
         for (r, row) in gradient.to_vec::<f32>().unwrap().chunks(columns).enumerate() {
             let total: f64 = row.iter().map(|&x| f64::from(x)).sum();
             assert!(total.abs() < 2e-5, "row {r} sums to {total}");
         }
+    }
+
+    /// The rest of a probability of nearly 1 is below its last bit.
+    fn what_is_left_beside_a_certain_label_is_not_lost(device) {
+        let logits = [[20.0f32, 0.0, 1.0, 0.0], [0.0, 60.0, 0.0, 2.0]].concat();
+        let logits = Tensor::from_slice(device, &[2, 4], &logits).unwrap();
+        let (losses, gradient) =
+            cross_entropy_with_gradient(&logits, &labels_on(device, &[0, 1]), IGNORE, 1.0).unwrap();
+        let gradient = gradient.restored().unwrap().to_vec::<f32>().unwrap();
+        for (i, exponent) in [(1, -20.0f64), (2, -19.0), (3, -20.0), (4, -60.0), (6, -60.0), (7, -58.0)] {
+            let want = exponent.exp();
+            assert!((f64::from(gradient[i]) - want).abs() <= 1e-3 * want, "{i}: {} for {want}", gradient[i]);
+        }
+        assert!(gradient[0].abs() < 1e-6 && gradient[5].abs() < 1e-6, "{gradient:?}");
+        assert!(losses.to_vec::<f32>().unwrap().iter().all(|loss| (0.0..1e-6).contains(loss)));
     }
 
     fn more_rows_than_a_grid_has_workgroups(device) {
@@ -148,6 +169,13 @@ on_each_backend! {
         assert!(sums[0].is_nan() && sums[1].is_nan() && sums[3] == -infinity, "{sums:?}");
         let impossible = cross_entropy(&logits, &labels_on(device, &[IGNORE, IGNORE, 1, IGNORE]), IGNORE).unwrap();
         assert_eq!(impossible.losses.to_vec::<f32>().unwrap(), [0.0, 0.0, infinity, 0.0]);
+        let values = [[1.0, nan, 2.0, 0.0], [1.0, infinity, 2.0, 0.0], [1.0, -infinity, 2.0, 0.0], [-infinity; 4]].concat();
+        let logits = Tensor::from_slice(device, &[4, 4], &values).unwrap();
+        let (losses, gradient) =
+            cross_entropy_with_gradient(&logits, &labels_on(device, &[0, 0, 1, IGNORE]), IGNORE, 1.0).unwrap();
+        let (losses, gradient) = (losses.to_vec::<f32>().unwrap(), gradient.restored().unwrap().to_vec::<f32>().unwrap());
+        assert!(losses[0].is_nan() && losses[1].is_nan() && losses[2..] == [infinity, 0.0], "{losses:?}");
+        assert!(gradient[..8].iter().all(|x| x.is_nan()) && gradient[9] == -1.0 && gradient[12..] == [0.0; 4]);
     }
 
     fn labels_that_are_no_columns_never_pass_silently(device) {
@@ -157,19 +185,29 @@ on_each_backend! {
             let forward = cross_entropy(&logits, &labels, IGNORE);
             let sums = Tensor::from_slice(device, &[3], &[2.0f32.ln(); 3]).unwrap();
             let backward = cross_entropy_backward(logits.clone(), &labels, IGNORE, &sums, 1.0);
-            let rounded = cross_entropy_backward_rounded(&logits, &labels, IGNORE, &sums, 1.0);
+            let wide = Tensor::from_slice(device, &[3, 4], &[0.0f32; 12]).unwrap();
+            let with_gradient = |logits: &Tensor, bad: i32| {
+                cross_entropy_with_gradient(logits, &labels_on(device, &[0, bad, IGNORE]), IGNORE, 1.0)
+            };
+            // Of rows that vectors fit, and of others.
+            let rounded = [with_gradient(&logits, bad), with_gradient(&wide, if bad > 0 { 4 } else { bad })];
             if device == &Device::cpu() {
                 let message = forward.unwrap_err().to_string();
                 let want = format!("label {bad} of row 1 is neither -100 (ignored) nor one of 2 columns");
                 assert_eq!(message, format!("cross_entropy: {want}"));
-                assert!(backward.is_err() && rounded.is_err());
+                assert!(backward.is_err() && rounded.iter().all(Result::is_err));
             } else {
                 let losses = forward.unwrap().losses.to_vec::<f32>().unwrap();
                 assert!(losses[0] > 0.0 && losses[1].is_nan() && losses[2] == 0.0, "{losses:?}");
-                let gradient = backward.unwrap().to_vec::<f32>().unwrap();
-                let rounded = rounded.unwrap().restored().unwrap().to_vec::<f32>().unwrap();
-                for gradient in [gradient, rounded] {
-                    assert!(gradient[2].is_nan() && gradient[3].is_nan() && gradient[4..] == [0.0; 2], "{gradient:?}");
+                let mut gradients = vec![backward.unwrap().to_vec::<f32>().unwrap()];
+                for (losses, rounded) in rounded.map(Result::unwrap) {
+                    let losses = losses.to_vec::<f32>().unwrap();
+                    assert!(losses[0] > 0.0 && losses[1].is_nan() && losses[2] == 0.0, "{losses:?}");
+                    gradients.push(rounded.restored().unwrap().to_vec::<f32>().unwrap());
+                }
+                for gradient in gradients {
+                    let rows: Vec<&[f32]> = gradient.chunks(gradient.len() / 3).collect();
+                    assert!(rows[1].iter().all(|x| x.is_nan()) && rows[2].iter().all(|&x| x == 0.0), "{gradient:?}");
                 }
             }
         }
@@ -196,4 +234,7 @@ fn shapes_and_types_are_checked() -> Result<()> {
 fn the_kernels_are_valid_wgsl() {
     crate::gpu::validate("cross_entropy", include_str!("forward.wgsl"), &[]);
     crate::gpu::validate("cross_entropy_backward", include_str!("backward.wgsl"), &[]);
+    for (threads, native) in [(256, false), (1024, true)] {
+        crate::gpu::validate("cross_entropy_with_gradient", &super::gpu::with_gradient_text(threads, native), &[]);
+    }
 }
