@@ -29,8 +29,6 @@ override ADD: bool;
 // Elements that an invocation sums before the result joins its total, so that long rows lose no digits.
 const BLOCK: u32 = 64u;
 
-var<workgroup> scratch: array<vec2<f32>, 256>;
-
 @compute @workgroup_size(256)
 fn main(
     @builtin(local_invocation_index) local: u32,
@@ -89,18 +87,4 @@ fn main(
             out[start + i] = dx;
         }
     }
-}
-
-// The sum over a row's team.
-fn team_sum(value: vec2<f32>, local: u32, lane: u32) -> vec2<f32> {
-    workgroupBarrier();
-    scratch[local] = value;
-    workgroupBarrier();
-    for (var step = TEAM / 2u; step > 0u; step /= 2u) {
-        if (lane < step) {
-            scratch[local] += scratch[local + step];
-        }
-        workgroupBarrier();
-    }
-    return scratch[local - lane];
 }

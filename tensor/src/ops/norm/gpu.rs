@@ -1,4 +1,4 @@
-//! Launches of `kernel.wgsl` (forward), `backward.wgsl`, `statistics.wgsl` and `parameter_gradients.wgsl`.
+//! Launches of `kernel.wgsl` (forward), `backward.wgsl`, `rms_backward.wgsl`, `statistics.wgsl` and `parameter_gradients.wgsl`.
 
 use super::Norm;
 use crate::dtype::DType;
@@ -12,6 +12,12 @@ const MOST_ROWS: usize = 64;
 
 /// Neighbouring columns that a workgroup of the parameter gradients takes: a full memory transaction.
 const COLUMN_LANES: usize = 32;
+
+/// Vectors of a row that an invocation keeps at the most.
+const MOST_VECTORS: usize = 4;
+
+pub(super) const BACKWARD: &str = concat!(include_str!("backward.wgsl"), include_str!("team_sum.wgsl"));
+pub(super) const RMS_BACKWARD: &str = concat!(include_str!("rms_backward.wgsl"), include_str!("team_sum.wgsl"));
 
 /// The parameter block of the row kernels; not every kernel uses every offset.
 #[repr(C)]
@@ -83,10 +89,20 @@ pub(super) fn backward(
     let add = total.is_some();
     let out = total.map_or_else(|| Tensor::uninitialised(x.device(), name, *x.shape(), DType::F32), Ok)?;
     let params = Params::new(x, weight, upstream, epsilon);
-    let team = row_team(params.columns as usize);
-    Dispatch::new("norm_backward", "main", Source::Wgsl(include_str!("backward.wgsl")))
+    let vectors = vectors_in_registers(&params).filter(|_| !norm.is_centred());
+    let team = match vectors {
+        Some(vectors) => vectors.div_ceil(MOST_VECTORS).next_power_of_two(),
+        None => row_team(params.columns as usize),
+    };
+    let dispatch = match vectors {
+        Some(vectors) => Dispatch::new("rms_norm_backward", "main", Source::Wgsl(RMS_BACKWARD))
+            .constant("VECTORS", vectors.div_ceil(team) as f64),
+        None => {
+            Dispatch::new("norm_backward", "main", Source::Wgsl(BACKWARD)).constant("CENTRED", flag(norm.is_centred()))
+        }
+    };
+    dispatch
         .constant("TEAM", team as f64)
-        .constant("CENTRED", flag(norm.is_centred()))
         .constant("ADD", flag(add))
         .read(x)
         .read(weight)
@@ -95,6 +111,14 @@ pub(super) fn backward(
         .params(&params)
         .run(gpu, row_grid(params.rows as usize, team))?;
     Ok(out)
+}
+
+/// Vectors of a row, if it is made of whole ones that a team of a workgroup keeps.
+fn vectors_in_registers(params: &Params) -> Option<usize> {
+    let Params { columns, x_offset, weight_offset, other_offset, .. } = *params;
+    let aligned = [columns, x_offset, weight_offset, other_offset].iter().all(|place| place.is_multiple_of(4));
+    let vectors = columns as usize / 4;
+    (aligned && vectors <= MOST_VECTORS * ROW_WORKGROUP).then_some(vectors)
 }
 
 #[repr(C)]

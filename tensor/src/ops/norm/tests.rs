@@ -18,7 +18,7 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     let small = prop::collection::vec(0usize..9, 1..=4);
     let long =
-        (1usize..4, prop::sample::select(vec![64usize, 257, 1030])).prop_map(|(rows, hidden)| vec![rows, hidden]);
+        (1usize..4, prop::sample::select(vec![64usize, 257, 1028, 1030])).prop_map(|(rows, hidden)| vec![rows, hidden]);
     let tall = (150usize..260, 1usize..7).prop_map(|(rows, hidden)| vec![rows, hidden]);
     prop_oneof![2 => small, 1 => long, 1 => tall].prop_flat_map(|shape| {
         let hidden = shape[shape.len() - 1];
@@ -192,7 +192,9 @@ fn every_variant_is_valid_wgsl() {
             crate::gpu::validate("norm", include_str!("kernel.wgsl"), &constants);
             for add in [0.0, 1.0] {
                 let constants = [constants[0], constants[1], ("ADD", add)];
-                crate::gpu::validate("norm_backward", include_str!("backward.wgsl"), &constants);
+                crate::gpu::validate("norm_backward", super::gpu::BACKWARD, &constants);
+                let constants = [("TEAM", lanes), ("VECTORS", 1.0 + 3.0 * centred), ("ADD", add)];
+                crate::gpu::validate("rms_norm_backward", super::gpu::RMS_BACKWARD, &constants);
             }
             crate::gpu::validate("norm_statistics", include_str!("statistics.wgsl"), &constants);
             let constants = [("COLUMN_LANES", lanes), ("CENTRED", centred)];
