@@ -279,8 +279,8 @@ pub(super) fn beginning(columns: usize, scales: usize) -> (String, String) {
 /// The text that writes a vector of sums.
 pub(super) fn write(halves: bool) -> String {
     let value = match halves {
-        true => "out[i] = vec2<u32>(pack2x16float(sum.xy), pack2x16float(sum.zw));\n",
-        false => "var value = sum;\nif (params.accumulate != 0u) {\nvalue += out[i];\n}\nout[i] = value;\n",
+        true => "out[i] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));\n",
+        false => "var sum = value;\nif (params.accumulate != 0u) {\nsum += out[i];\n}\nout[i] = sum;\n",
     };
     format!("let i = part_start + row * params.out_stride + column / {VECTOR}u;\n{value}")
 }

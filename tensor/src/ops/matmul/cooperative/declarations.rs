@@ -1,15 +1,18 @@
-//! What a kernel's text declares: its parameters, its buffers, its workgroup memory, and how results are written.
+//! What a kernel's text declares: its parameters, its buffers, its workgroup memory.
 
 use std::fmt::Write;
 
-use super::generator::{BATCHED_PARAMS, Config, Kind, MATRIX, PARAMS, THREADS, VECTOR};
+use super::generator::{BATCHED_PARAMS, Config, PARAMS};
 use super::side::Side;
-use super::{batched, thin};
+use super::thin;
 
 impl Config {
     pub(super) fn declarations(&self) -> String {
         let [a, b] = self.sides();
         let container = a.container();
+        // The low-rank term's left operand is contiguous along the rank, whatever the other left operand is.
+        let left = if self.is_low_rank() { Side { depth_contiguous: true, ..a }.slab_size() } else { 0 };
+        let a_slab = a.slab_size().max(left).max(if self.containers { self.matrices_size() } else { 0 });
         let params: String = match () {
             _ if self.is_batched() => BATCHED_PARAMS.into(),
             _ if self.is_several() => thin::several_params(),
@@ -27,17 +30,13 @@ impl Config {
             self.vector(),
             if self.containers { "" } else { "enable f16;\n" },
             self.buffers(&container),
-            // The low-rank term's left operand is contiguous along the rank, whatever the other left operand is.
-            match self.is_low_rank() {
-                true => Side { depth_contiguous: true, ..a }.slab_size().max(a.slab_size()),
-                false => a.slab_size(),
-            },
+            a_slab,
             b.slab_size(),
             match self.containers {
                 true => String::new(),
                 false => format!(
                     "// A matrix of each subgroup on its way out.\nvar<workgroup> matrices: array<vec4<f32>, {}>;\n",
-                    THREADS / 32 * MATRIX * MATRIX / VECTOR
+                    self.matrices_size()
                 ),
             },
         ) + &self.writer()
@@ -76,35 +75,5 @@ impl Config {
             }
         }
         text
-    }
-
-    /// `write_out`: a vector of the result, where it lies within.
-    fn writer(&self) -> String {
-        let scale = if self.is_row_scaled() { " * row_scales[params.row_scales_offset + row]" } else { "" };
-        let bias = match self.is_biased() {
-            true => "if (first_part) {\nvalue += bias[params.bias_offset + column / 4u];\n}\n",
-            false => "",
-        };
-        let write = match self.kind {
-            Kind::Thin { transposed: false, .. } => {
-                format!("out[part_start + (row * params.n + column) / {VECTOR}u] = sum;\n")
-            }
-            Kind::Thin { transposed: true, .. } => {
-                format!("out[part_start + (column * params.m + row) / {VECTOR}u] = sum;\n")
-            }
-            Kind::Square { .. } | Kind::Large { .. } => format!(
-                "let i = part_start + (row * params.n + column) / {VECTOR}u;\n\
-                 var value = sum * (params.alpha{scale});\n{bias}\
-                 if (params.accumulate != 0u) {{\nvalue += out[i];\n}}\nout[i] = value;\n"
-            ),
-            Kind::Batched { halves, .. } => batched::write(halves),
-        };
-        let write = match self.whole_tiles {
-            true => write,
-            false => format!("if (row < params.m && column < params.n) {{\n{write}}}\n"),
-        };
-        format!(
-            "fn write_out(first_part: bool, part_start: u32, row: u32, column: u32, sum: vec4<f32>) {{\n{write}}}\n\n"
-        )
     }
 }

@@ -16,7 +16,8 @@
 //! A low-rank term is a second pair of operands whose slabs come before those of the first: the product's inner extent is
 //! longer by the rank, and the adapter's product costs neither a launch nor a pass over the result. A thin product has
 //! 32 columns; its four subgroups lie one below the other. Of batched products each workgroup computes a tile of one, and
-//! of several thin ones as well, see [`thin`](super::thin). Results that larger tiles cover have a kernel of their own, see [`large`].
+//! of several thin ones as well, see [`thin`](super::thin). Results that make few tiles, of short sums, have smaller ones:
+//! 4096 x 288 (`k` 288) 26 -> 15 us. Results that larger tiles cover have a kernel of their own, see [`large`].
 
 use super::side::Side;
 use super::{batched, large};
@@ -24,6 +25,9 @@ use crate::ops::matmul::indent::indent;
 
 /// Rows of the result that a workgroup computes, and columns except of thin products.
 pub(super) const TILE: usize = 128;
+
+/// The same of results that make few such tiles.
+pub(super) const SMALL_TILE: usize = 64;
 
 /// Columns of a thin product that a workgroup computes.
 pub(super) const THIN: usize = 32;
@@ -51,14 +55,14 @@ const BAND: usize = 8;
 pub(super) const PARAMS: &str = include_str!("params.wgsl");
 pub(super) const BATCHED_PARAMS: &str = include_str!("batched_params.wgsl");
 
-/// This workgroup's tile, `columns` wide, by its number.
-pub(super) fn bands(columns: usize, tile: &str) -> String {
+/// This workgroup's tile of so many rows and columns, by its number.
+pub(super) fn bands(rows: usize, columns: usize, tile: &str) -> String {
     format!(
         "// Bands of {BAND} row tiles, column by column.\n\
          let band = {tile} / ({BAND}u * params.column_tiles);\n\
          let band_rows = min(params.row_tiles - band * {BAND}u, {BAND}u);\n\
          let in_band = {tile} - band * {BAND}u * params.column_tiles;\n\
-         let first_row = (band * {BAND}u + in_band % band_rows) * {TILE}u;\n\
+         let first_row = (band * {BAND}u + in_band % band_rows) * {rows}u;\n\
          let first_column = in_band / band_rows * {columns}u;\n"
     )
 }
@@ -83,6 +87,8 @@ pub(in crate::ops::matmul) struct Config {
 pub(in crate::ops::matmul) enum Kind {
     /// Tiles of [`TILE`] x [`TILE`].
     Square {
+        /// Tiles of [`SMALL_TILE`] x [`SMALL_TILE`] instead.
+        small: bool,
         /// Each row of the result is multiplied by a factor of its own.
         row_scaled: bool,
         /// A low-rank term is added before that; its left operand is contiguous along the rank, its right one lies as `b`.
@@ -128,15 +134,17 @@ impl Config {
         let a = if self.a_depth_contiguous { 'n' } else { 't' };
         let b = if self.b_depth_contiguous { 't' } else { 'n' };
         let edges = if self.whole_tiles { "whole" } else { "edges" };
-        let large;
+        let more;
         let kind = match self.kind {
-            Kind::Square { row_scaled, low_rank, biased } => {
-                [("_row_scaled", row_scaled), ("_low_rank", low_rank), ("_biased", biased)]
+            Kind::Square { small, row_scaled, low_rank, biased } => {
+                let tile = if small { "_64" } else { "" };
+                more = format!("{tile}{}", if row_scaled { "_row_scaled" } else { "" });
+                [(&*more, true), ("_low_rank", low_rank), ("_biased", biased)]
             }
             Kind::Large { columns, row_scaled, low_rank_slabs, biased, split } => {
                 let split = if split { "_split" } else { "" };
-                large = format!("_{columns}{split}_low_rank_{low_rank_slabs}");
-                [(&*large, true), ("_row_scaled", row_scaled), ("_biased", biased)]
+                more = format!("_{columns}{split}_low_rank_{low_rank_slabs}");
+                [(&*more, true), ("_row_scaled", row_scaled), ("_biased", biased)]
             }
             Kind::Thin { weighted, transposed, several } => {
                 let thin = if several { "_thin_several" } else { "_thin" };
@@ -151,9 +159,20 @@ impl Config {
         format!("cooperative_{a}{b}_{edges}{containers}{}", kind.concat())
     }
 
+    /// This configuration for a result of so many rows and columns: with or without edges.
+    pub fn covering(self, rows: usize, columns: usize) -> Self {
+        let whole_tiles = rows.is_multiple_of(self.tile_rows()) && columns.is_multiple_of(self.tile_columns());
+        Config { whole_tiles, ..self }
+    }
+
     /// Elements of a vector of the operands.
     pub fn vector(&self) -> usize {
         if self.containers { CONTAINER } else { VECTOR }
+    }
+
+    /// Rows of the result that a workgroup computes.
+    pub fn tile_rows(&self) -> usize {
+        if matches!(self.kind, Kind::Square { small: true, .. }) { SMALL_TILE } else { TILE }
     }
 
     /// Columns of the result that a workgroup computes.
@@ -162,6 +181,7 @@ impl Config {
             Kind::Thin { .. } => THIN,
             Kind::Large { columns, .. } => columns,
             Kind::Batched { narrow: true, .. } => TILE / 2,
+            Kind::Square { small: true, .. } => SMALL_TILE,
             _ => TILE,
         }
     }
@@ -205,8 +225,8 @@ impl Config {
     }
 
     /// Matrices that a subgroup holds along the result's rows and columns.
-    fn matrices(&self) -> [usize; 2] {
-        if self.is_thin() { [2, 2] } else { [4, self.tile_columns() / 2 / MATRIX] }
+    pub(super) fn matrices(&self) -> [usize; 2] {
+        if self.is_thin() { [2, 2] } else { [self.tile_rows(), self.tile_columns()].map(|extent| extent / 2 / MATRIX) }
     }
 
     /// The kernel's text.
@@ -302,7 +322,7 @@ impl Config {
                 depth_contiguous: self.a_depth_contiguous,
                 vector: self.vector(),
                 depth: self.depth(),
-                tile: TILE,
+                tile: self.tile_rows(),
                 matrices: row_matrices,
                 extent: "m",
                 first: "first_row",
@@ -336,19 +356,19 @@ impl Config {
 
     /// The head of the entry point: this workgroup's tile and part of `k`.
     fn beginning(&self) -> String {
-        let columns = self.tile_columns();
+        let (rows, columns) = (self.tile_rows(), self.tile_columns());
         let subgroup = match self.is_thin() {
             true => format!("let subgroup_row = subgroup * {}u;\nlet subgroup_column = 0u;\n", TILE / 4),
             false => format!(
                 "let subgroup_row = subgroup / 2u * {}u;\nlet subgroup_column = subgroup % 2u * {}u;\n",
-                TILE / 2,
+                rows / 2,
                 columns / 2
             ),
         };
         let (tile, part) = match self.kind {
             Kind::Batched { scales, .. } => batched::beginning(columns, scales),
             kind => (
-                if matches!(kind, Kind::Thin { several: true, .. }) { self.place_product(columns) } else { bands(columns, "group.x") },
+                if matches!(kind, Kind::Thin { several: true, .. }) { self.place_product(columns) } else { bands(rows, columns, "group.x") },
                 "let start = group.y * params.depth_per_part;\nlet end = min(params.k, start + params.depth_per_part);\n"
                     .to_string(),
             ),
@@ -359,39 +379,6 @@ impl Config {
              @builtin(subgroup_invocation_id) lane: u32,\n) {{\n\
              {tile}{subgroup}{part}\n"
         )
-    }
-
-    /// One matrix of each subgroup after another goes through workgroup memory; a lane writes two vectors of it.
-    fn write_sums(&self) -> String {
-        let vectors = MATRIX * MATRIX / VECTOR;
-        // Lines of a matrix in workgroup memory are its rows, or its columns where these are written as rows.
-        let (store, line, along) = match self.is_transposed() {
-            false => ("coopStoreT", "row", "column"),
-            true => ("coopStore", "column", "row"),
-        };
-        let start = if self.is_batched() { "out_begin".into() } else { self.part_start() };
-        let mut text = format!(
-            "let part_start = {start};\nlet place = subgroup * {vectors}u;\n\
-             let {line} = first_{line} + subgroup_{line} + lane / {VECTOR}u;\n\
-             let {along} = first_{along} + subgroup_{along} + lane % {VECTOR}u * {VECTOR}u;\n"
-        );
-        let half = vectors / 2;
-        // Elements of containers are called f32, and a slab's place is free by then.
-        let matrices = if self.containers { "a_slab" } else { "matrices" };
-        text += &self.each_matrix(|matrix_row, matrix_column| {
-            let (down, across) = (matrix_row * MATRIX, matrix_column * MATRIX);
-            let [next_row, next_column] = if self.is_transposed() { [0, MATRIX / 2] } else { [MATRIX / 2, 0] };
-            format!(
-                "{store}(sum{matrix_row}_{matrix_column}, &{matrices}[place], {}u);\nworkgroupBarrier();\n\
-                 write_out(group.y == 0u, part_start, row + {down}u, column + {across}u, {matrices}[place + lane]);\n\
-                 write_out(group.y == 0u, part_start, row + {}u, column + {}u, {matrices}[place + lane + {half}u]);\n\
-                 workgroupBarrier();\n",
-                MATRIX / VECTOR,
-                down + next_row,
-                across + next_column
-            )
-        });
-        text + "}\n"
     }
 
     /// Text for each matrix of a subgroup, given its row and column.

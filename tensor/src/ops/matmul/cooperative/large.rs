@@ -196,9 +196,10 @@ impl Config {
     /// The kernel that computes the same without containers.
     pub fn without_containers(self) -> Self {
         let (kind, whole_tiles) = match self.kind {
-            Kind::Large { columns, row_scaled, low_rank_slabs, biased, .. } => {
-                (Kind::Square { row_scaled, low_rank: low_rank_slabs > 0, biased }, columns.is_multiple_of(TILE))
-            }
+            Kind::Large { columns, row_scaled, low_rank_slabs, biased, .. } => (
+                Kind::Square { small: false, row_scaled, low_rank: low_rank_slabs > 0, biased },
+                columns.is_multiple_of(TILE),
+            ),
             kind => (kind, self.whole_tiles),
         };
         Config { containers: false, kind, whole_tiles, ..self }
@@ -299,7 +300,7 @@ impl Kernel {
              let subgroup_row = subgroup / {SUBGROUP_COLUMNS}u * {}u;\n\
              let subgroup_column = subgroup % {SUBGROUP_COLUMNS}u * {}u;\n\
              {part}\n{sides}{}\n",
-            bands(self.columns, "group.x"),
+            bands(TILE, self.columns, "group.x"),
             ROW_MATRICES * MATRIX,
             self.columns / SUBGROUP_COLUMNS,
             self.each_matrix(0..ROW_MATRICES, |row, column| format!(

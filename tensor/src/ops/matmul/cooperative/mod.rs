@@ -3,6 +3,7 @@
 
 mod batched;
 mod declarations;
+mod ending;
 mod generator;
 mod large;
 mod low_rank;
@@ -118,15 +119,19 @@ fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
             let split = parts_of(m / TILE * (n / columns), *k, RESIDENT_LARGE) > 1;
             Kind::Large { columns, row_scaled, low_rank_slabs, biased, split }
         }
-        None => Kind::Square { row_scaled, low_rank: update.low_rank.is_some(), biased },
+        None => {
+            let small = is_small(*m, *n, *k);
+            Kind::Square { small, row_scaled, low_rank: update.low_rank.is_some(), biased }
+        }
     };
-    Some(Config {
-        a_depth_contiguous: a.row_major,
-        b_depth_contiguous: !b.row_major,
-        whole_tiles: m.is_multiple_of(TILE) && n.is_multiple_of(TILE) || width.is_some(),
-        containers,
-        kind,
-    })
+    let (a_depth_contiguous, b_depth_contiguous) = (a.row_major, !b.row_major);
+    Some(Config { a_depth_contiguous, b_depth_contiguous, whole_tiles: false, containers, kind }.covering(*m, *n))
+}
+
+/// Whether a result makes so few tiles that most multiprocessors would have one at the most, and `k` is too short to be split: what
+/// takes time then is waiting, of which smaller tiles do more at once.
+fn is_small(m: usize, n: usize, k: usize) -> bool {
+    m.div_ceil(TILE) * n.div_ceil(TILE) <= RESIDENT / 2 && k < 2 * MIN_DEPTH_PER_PART
 }
 
 /// The width of the large tiles that cover the result, if any do: of two widths the one that takes less time, a multiprocessor
@@ -172,7 +177,10 @@ fn parts(config: &Config, product: &Product) -> usize {
     match config.kind {
         Kind::Large { split: false, .. } => 1,
         Kind::Large { columns, .. } => parts_of(product.m / TILE * (product.n / columns), product.k, RESIDENT_LARGE),
-        _ => parts_of(product.m.div_ceil(TILE) * product.n.div_ceil(TILE), product.k, RESIDENT),
+        _ => {
+            let tiles = product.m.div_ceil(config.tile_rows()) * product.n.div_ceil(config.tile_columns());
+            parts_of(tiles, product.k, RESIDENT)
+        }
     }
 }
 
@@ -237,7 +245,7 @@ impl Params {
             m: *m as u32,
             n: *n as u32,
             k: *k as u32,
-            row_tiles: m.div_ceil(TILE) as u32,
+            row_tiles: m.div_ceil(config.tile_rows()) as u32,
             column_tiles: n.div_ceil(config.tile_columns()) as u32,
             depth_per_part: depth_per_part as u32,
             a_offset: (a.offset() / vector) as u32,

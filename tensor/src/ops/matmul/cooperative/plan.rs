@@ -49,7 +49,7 @@ fn fastest(gpu: &Gpu, product: &Product, update: &Update<'_>, usual: Plan) -> Re
     let plans = candidates(product, update, usual);
     let rank = update.low_rank.map_or(0, |term| term.left.shape()[1]);
     let Product { m, n, k, .. } = product;
-    let name = format!("{m} x {n} x {k}, rank {rank}, {}", square(product, usual.config, update).name());
+    let name = format!("{m} x {n} x {k}, rank {rank}, {}", square(product, usual.config, update, false).name());
     let scratch = Tensor::uninitialised(device, "matmul", product.shape, DType::F32)?;
     gpu.fastest(name, &plans, |plan| {
         if self_test::usable(gpu, plan.config, device)? != Some(plan.config) {
@@ -62,7 +62,7 @@ fn fastest(gpu: &Gpu, product: &Product, update: &Update<'_>, usual: Plan) -> Re
 
 /// All plans that suit the product, the usual one first.
 pub(super) fn candidates(product: &Product, update: &Update<'_>, usual: Plan) -> Vec<Plan> {
-    let square = square(product, usual.config, update);
+    let [square, small] = [false, true].map(|small| square(product, usual.config, update, small));
     let low_rank_slabs = update.low_rank.map_or(0, LowRankUpdate::slabs);
     let large_suit = usual.config.containers && low_rank_slabs <= large::MAX_LOW_RANK_SLABS;
     let widths = large::WIDTHS.into_iter().filter(|&columns| large_suit && covers(product, columns));
@@ -82,22 +82,24 @@ pub(super) fn candidates(product: &Product, update: &Update<'_>, usual: Plan) ->
         let suits = |plan: &Plan| {
             let tiles = product.m.div_ceil(TILE) * product.n.div_ceil(TILE);
             *plan != usual
+                && (plan.config != small || tiles <= RESIDENT)
                 && (parts == 1 || tiles * parts <= MAX_SPLIT_WORKGROUPS && product.k / parts >= MIN_DEPTH_PER_PART)
         };
-        plans.extend([square].into_iter().chain(large).map(|config| Plan { config, parts }).filter(suits));
+        plans.extend([square, small].into_iter().chain(large).map(|config| Plan { config, parts }).filter(suits));
     }
     plans
 }
 
-/// The kernel with square tiles that computes what another one does.
-fn square(product: &Product, config: Config, update: &Update<'_>) -> Config {
+/// The kernel with square tiles, or small ones, that computes what another one does.
+fn square(product: &Product, config: Config, update: &Update<'_>, small: bool) -> Config {
     Config {
-        whole_tiles: product.m.is_multiple_of(TILE) && product.n.is_multiple_of(TILE),
         kind: Kind::Square {
+            small,
             row_scaled: update.row_scales.is_some(),
             low_rank: update.low_rank.is_some(),
             biased: update.bias.is_some(),
         },
         ..config
     }
+    .covering(product.m, product.n)
 }

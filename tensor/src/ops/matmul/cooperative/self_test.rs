@@ -33,7 +33,7 @@ pub(super) fn usable(gpu: &Gpu, config: Config, device: &Device) -> Result<Optio
 pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<Option<String>> {
     for parts in [1, 2] {
         let fault = match config.kind {
-            Kind::Square { row_scaled, low_rank, biased } => {
+            Kind::Square { row_scaled, low_rank, biased, .. } => {
                 square(gpu, config, device, parts, if low_rank { 2 } else { 0 }, [row_scaled, biased])?
             }
             Kind::Large { split, .. } if split != (parts > 1) => continue,
@@ -59,7 +59,8 @@ fn square(
     [row_scaled, biased]: [bool; 2],
 ) -> Result<Option<String>> {
     // Several tiles each way, several turns of the loop in each part.
-    let (m, n) = if config.whole_tiles { (2 * TILE, 2 * config.tile_columns()) } else { (TILE + 72, TILE + 8) };
+    let (rows, columns) = (config.tile_rows(), config.tile_columns());
+    let (m, n) = if config.whole_tiles { (2 * rows, 2 * columns) } else { (TILE + 72, columns + 8) };
     let (k, rank, low_rank) = (6 * config.step(), low_rank_slabs * DEPTH, low_rank_slabs > 0);
     let (a, expected_a) = operand(device, [m, k], config.a_depth_contiguous, 3)?;
     let (b, expected_b) = operand(device, [k, n], !config.b_depth_contiguous, 5)?;

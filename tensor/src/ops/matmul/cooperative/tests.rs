@@ -10,17 +10,17 @@ use crate::testing::check;
 use crate::{DType, Device, DeviceRequest, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    let kinds = (0..36).map(|choices| {
+    let kinds = (-8i32..36).map(|choices| {
         let [first, second, third] = [1, 2, 4].map(|bit| choices & bit > 0);
         match choices {
-            0..8 => Kind::Square { row_scaled: first, low_rank: second, biased: third },
+            ..8 => Kind::Square { small: choices < 0, row_scaled: first, low_rank: second, biased: third },
             8..16 => Kind::Thin { weighted: first, transposed: second, several: third },
-            16..22 => Kind::Batched { narrow: first, scales: (choices - 16) / 2, halves: false },
+            16..22 => Kind::Batched { narrow: first, scales: (choices - 16) as usize / 2, halves: false },
             22..24 => Kind::Batched { narrow: first, scales: 0, halves: true },
             _ => Kind::Large {
                 columns: large::WIDTHS[usize::from(first)],
                 row_scaled: !second,
-                low_rank_slabs: (choices - 24) / 4,
+                low_rank_slabs: (choices - 24) as usize / 4,
                 biased: choices >= 28,
                 split: second,
             },
@@ -67,7 +67,7 @@ fn names_tell_configurations_apart() {
 #[test]
 fn generated_text_is_as_reviewed() {
     // Every layout, both kinds of tiles, everything that is done besides, at least once.
-    let square = |row_scaled, low_rank, biased| Kind::Square { row_scaled, low_rank, biased };
+    let square = |small, row_scaled, low_rank, biased| Kind::Square { small, row_scaled, low_rank, biased };
     let large = |columns, low_rank_slabs, biased, split| {
         let row_scaled = low_rank_slabs > 0;
         Kind::Large { columns, row_scaled, low_rank_slabs, biased, split }
@@ -75,9 +75,10 @@ fn generated_text_is_as_reviewed() {
     let thin = |weighted, transposed, several| Kind::Thin { weighted, transposed, several };
     let batched = |narrow, scales, halves| Kind::Batched { narrow, scales, halves };
     for (a_depth_contiguous, b_depth_contiguous, whole_tiles, kind) in [
-        (true, true, true, square(true, false, false)),
-        (true, false, false, square(true, true, true)),
-        (false, false, true, square(false, false, false)),
+        (true, true, true, square(false, true, false, false)),
+        (true, false, false, square(false, true, true, true)),
+        (false, false, true, square(false, false, false, false)),
+        (true, true, false, square(true, true, true, false)),
         (true, true, true, large(256, 1, false, false)),
         (true, false, true, large(256, 1, true, true)),
         (false, false, true, large(192, 0, false, false)),
@@ -98,7 +99,7 @@ fn generated_text_is_as_reviewed() {
 fn planned(columns: usize, [m, n, k]: [usize; 3]) -> (Config, Product) {
     let zeros = |shape: &[usize]| Tensor::zeros(&Device::cpu(), shape, DType::F16).unwrap();
     let kind = match columns {
-        128 => Kind::Square { row_scaled: false, low_rank: false, biased: false },
+        128 => Kind::Square { small: false, row_scaled: false, low_rank: false, biased: false },
         _ => Kind::Large { columns, row_scaled: false, low_rank_slabs: 0, biased: false, split: true },
     };
     let config =
@@ -135,6 +136,14 @@ fn large_tiles_cover_whole_results() {
 }
 
 #[test]
+fn few_tiles_of_short_products_are_small() {
+    let small = |m, n, k| super::is_small(m, n, k);
+    assert!(small(4096, 288, 288) && small(4096, 288, 768) && small(64, 64, 32));
+    // Enough tiles; a sum that can be split.
+    assert!(!small(4096, 1000, 288) && !small(1024, 288, 32_000));
+}
+
+#[test]
 fn whole_tiles_of_one_width_are_not_of_another() {
     let without = |columns| planned(columns, [128, 768, 64]).0.without_containers();
     assert_eq!((without(256).whole_tiles, without(192).whole_tiles), (true, false));
@@ -154,12 +163,13 @@ fn candidates_begin_with_the_usual_plan() {
         assert_eq!(names.len(), plans.len(), "{names:?}");
         let widths: std::collections::HashSet<_> = plans.iter().map(|plan| plan.config.tile_columns()).collect();
         let covering = large::WIDTHS.iter().filter(|width| shape[1].is_multiple_of(**width)).count();
-        assert_eq!(widths.len(), 1 + covering, "{shape:?}: {widths:?}");
+        let small = usize::from(shape[0] * shape[1] < 4096 * 4096);
+        assert_eq!(widths.len(), 1 + small + covering, "{shape:?}: {widths:?}");
         for Plan { config, parts } in &plans[1..] {
             assert!(*parts == 1 || shape[2] / parts >= 128, "{shape:?} in {parts} parts");
             match config.kind {
                 Kind::Large { split, .. } => assert_eq!(split, *parts > 1),
-                _ => assert_eq!(config.whole_tiles, shape[0] % 128 == 0 && shape[1] % 128 == 0),
+                _ => assert_eq!(*config, config.covering(shape[0], shape[1])),
             }
         }
     }
@@ -220,8 +230,8 @@ fn products_agree_with_f64_on_tensor_cores() {
     let device = crate::testing::gpu();
     // Of all kinds of tiles, whole ones and others.
     let extent = || prop_oneof![Just(16usize), Just(32), Just(33), Just(48), Just(64), Just(96)];
-    let case = (extent(), extent(), 1usize..6, any::<[bool; 3]>(), 0usize..2, any::<u64>());
-    check(case, |(m, n, slabs, [a_turned, b_turned, row_scaled], margin, seed)| {
+    let case = (extent(), extent(), 1usize..6, any::<[bool; 4]>(), 0usize..2, any::<u64>());
+    check(case, |(m, n, slabs, [a_turned, b_turned, row_scaled, small], margin, seed)| {
         let (m, n, k) = (4 * m, 4 * n, 32 * slabs);
         let a = Stored::random(&[m, k], seed, DType::F16, a_turned, 4 * margin);
         let b = Stored::random(&[k, n], seed ^ 7, DType::F16, b_turned, 4 * margin);
@@ -238,7 +248,16 @@ fn products_agree_with_f64_on_tensor_cores() {
         let row_scales = row_scaled.then_some(&row_scales);
         let update = Update { row_scales, ..Update::plain(1.0, false) };
         let config = super::config(gpu(), &product, &update).expect("a shape for tensor cores");
-        launch(gpu(), config, &product, 1 + slabs % 3, &out, update)?;
+        // All results are small here.
+        let config = match config.kind {
+            Kind::Square { row_scaled, low_rank, biased, .. } => {
+                Config { kind: Kind::Square { small, row_scaled, low_rank, biased }, ..config }.covering(m, n)
+            }
+            _ => config,
+        };
+        // Kernels of large tiles know whether there are several parts.
+        let parts = if config.is_large() { parts(&config, &product) } else { 1 + slabs % 3 };
+        launch(gpu(), config, &product, parts, &out, update)?;
         assert_product(&out, &shape, &want, k)
     });
 }

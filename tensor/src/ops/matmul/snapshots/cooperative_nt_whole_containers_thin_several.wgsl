@@ -41,8 +41,8 @@ var<immediate> params: Params;
 var<workgroup> a_slab: array<vec4<f32>, 1152>;
 var<workgroup> b_slab: array<vec4<f32>, 288>;
 
-fn write_out(first_part: bool, part_start: u32, row: u32, column: u32, sum: vec4<f32>) {
-    out[part_start + (row * params.n + column) / 4u] = sum;
+fn write_out(part_start: u32, row: u32, column: u32, value: vec4<f32>) {
+    out[part_start + (row * params.n + column) / 4u] = value;
 }
 
 @compute @workgroup_size(128)
@@ -253,24 +253,24 @@ fn main(
     let place = subgroup * 64u;
     let row = first_row + subgroup_row + lane / 4u;
     let column = first_column + subgroup_column + lane % 4u * 4u;
-    coopStoreT(sum0_0, &a_slab[place], 4u);
+    let place0_0 = place + 0u;
+    coopStoreT(sum0_0, &a_slab[place0_0], 4u);
     workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 0u, column + 0u, a_slab[place + lane]);
-    write_out(group.y == 0u, part_start, row + 8u, column + 0u, a_slab[place + lane + 32u]);
+    write_out(part_start, row + 0u, column + 0u, a_slab[place0_0 + lane + 0u]);
+    write_out(part_start, row + 8u, column + 0u, a_slab[place0_0 + lane + 32u]);
+    let place0_1 = place + 256u;
+    coopStoreT(sum0_1, &a_slab[place0_1], 4u);
     workgroupBarrier();
-    coopStoreT(sum0_1, &a_slab[place], 4u);
+    write_out(part_start, row + 0u, column + 16u, a_slab[place0_1 + lane + 0u]);
+    write_out(part_start, row + 8u, column + 16u, a_slab[place0_1 + lane + 32u]);
+    let place1_0 = place + 0u;
+    coopStoreT(sum1_0, &a_slab[place1_0], 4u);
     workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 0u, column + 16u, a_slab[place + lane]);
-    write_out(group.y == 0u, part_start, row + 8u, column + 16u, a_slab[place + lane + 32u]);
+    write_out(part_start, row + 16u, column + 0u, a_slab[place1_0 + lane + 0u]);
+    write_out(part_start, row + 24u, column + 0u, a_slab[place1_0 + lane + 32u]);
+    let place1_1 = place + 256u;
+    coopStoreT(sum1_1, &a_slab[place1_1], 4u);
     workgroupBarrier();
-    coopStoreT(sum1_0, &a_slab[place], 4u);
-    workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 16u, column + 0u, a_slab[place + lane]);
-    write_out(group.y == 0u, part_start, row + 24u, column + 0u, a_slab[place + lane + 32u]);
-    workgroupBarrier();
-    coopStoreT(sum1_1, &a_slab[place], 4u);
-    workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 16u, column + 16u, a_slab[place + lane]);
-    write_out(group.y == 0u, part_start, row + 24u, column + 16u, a_slab[place + lane + 32u]);
-    workgroupBarrier();
+    write_out(part_start, row + 16u, column + 16u, a_slab[place1_1 + lane + 0u]);
+    write_out(part_start, row + 24u, column + 16u, a_slab[place1_1 + lane + 32u]);
 }

@@ -42,9 +42,9 @@ var<workgroup> b_slab: array<vec4<f16>, 320>;
 // A matrix of each subgroup on its way out.
 var<workgroup> matrices: array<vec4<f32>, 256>;
 
-fn write_out(first_part: bool, part_start: u32, row: u32, column: u32, sum: vec4<f32>) {
+fn write_out(part_start: u32, row: u32, column: u32, value: vec4<f32>) {
     if (row < params.m && column < params.n) {
-        out[part_start + (column * params.m + row) / 4u] = sum;
+        out[part_start + (column * params.m + row) / 4u] = value;
     }
 }
 
@@ -202,24 +202,28 @@ fn main(
     let place = subgroup * 64u;
     let column = first_column + subgroup_column + lane / 4u;
     let row = first_row + subgroup_row + lane % 4u * 4u;
-    coopStore(sum0_0, &matrices[place], 4u);
+    let place0_0 = place + 0u;
+    coopStore(sum0_0, &matrices[place0_0], 4u);
     workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 0u, column + 0u, matrices[place + lane]);
-    write_out(group.y == 0u, part_start, row + 0u, column + 8u, matrices[place + lane + 32u]);
+    write_out(part_start, row + 0u, column + 0u, matrices[place0_0 + lane + 0u]);
+    write_out(part_start, row + 0u, column + 8u, matrices[place0_0 + lane + 32u]);
     workgroupBarrier();
-    coopStore(sum0_1, &matrices[place], 4u);
+    let place0_1 = place + 0u;
+    coopStore(sum0_1, &matrices[place0_1], 4u);
     workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 0u, column + 16u, matrices[place + lane]);
-    write_out(group.y == 0u, part_start, row + 0u, column + 24u, matrices[place + lane + 32u]);
+    write_out(part_start, row + 0u, column + 16u, matrices[place0_1 + lane + 0u]);
+    write_out(part_start, row + 0u, column + 24u, matrices[place0_1 + lane + 32u]);
     workgroupBarrier();
-    coopStore(sum1_0, &matrices[place], 4u);
+    let place1_0 = place + 0u;
+    coopStore(sum1_0, &matrices[place1_0], 4u);
     workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 16u, column + 0u, matrices[place + lane]);
-    write_out(group.y == 0u, part_start, row + 16u, column + 8u, matrices[place + lane + 32u]);
+    write_out(part_start, row + 16u, column + 0u, matrices[place1_0 + lane + 0u]);
+    write_out(part_start, row + 16u, column + 8u, matrices[place1_0 + lane + 32u]);
     workgroupBarrier();
-    coopStore(sum1_1, &matrices[place], 4u);
+    let place1_1 = place + 0u;
+    coopStore(sum1_1, &matrices[place1_1], 4u);
     workgroupBarrier();
-    write_out(group.y == 0u, part_start, row + 16u, column + 16u, matrices[place + lane]);
-    write_out(group.y == 0u, part_start, row + 16u, column + 24u, matrices[place + lane + 32u]);
+    write_out(part_start, row + 16u, column + 16u, matrices[place1_1 + lane + 0u]);
+    write_out(part_start, row + 16u, column + 24u, matrices[place1_1 + lane + 32u]);
     workgroupBarrier();
 }
