@@ -103,6 +103,12 @@ impl Common {
     }
 }
 
+/// The program must not end while the driver is at work. What devices say now concerns nobody any more.
+fn wait_for_devices() {
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    opened.iter().for_each(|(_, device)| drop(device.synchronize()));
+}
+
 /// Does what the program's arguments say; gives its exit code.
 pub fn main() -> ExitCode {
     let words = match config_file::expand(std::env::args_os().collect()) {
@@ -122,6 +128,7 @@ pub fn main() -> ExitCode {
     rayon::scope(move |_| {
         let done = arguments.command.run(&arguments.common, &output);
         let kept = arguments.common.keep_tuning(&output);
+        wait_for_devices();
         match done.and_then(|code| kept.map(|()| code)) {
             Ok(code) => code,
             Err(failure) => {

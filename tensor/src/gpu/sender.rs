@@ -35,10 +35,21 @@ enum Job {
     Answer(mpsc::Sender<()>),
 }
 
-/// Handle of the thread, which ends with it.
+/// Handle of the thread, which ends with it, once everything is submitted.
 pub(super) struct Sender {
-    jobs: mpsc::SyncSender<Job>,
+    /// `Some` until `drop`.
+    jobs: Option<mpsc::SyncSender<Job>>,
     submitted: Arc<AtomicU64>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // A thread that is inside the driver while the program ends could crash it. It fails only where the thread panicked,
+        // which was told.
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
 }
 
 impl Sender {
@@ -61,8 +72,9 @@ impl Sender {
         };
         let message = |error: std::io::Error| format!("no thread for submitting commands: {error}");
         let thread = thread::Builder::new().name("submit".into()).spawn(work);
-        thread.map_err(|error| TensorError::Gpu { operation: "opening the device".into(), message: message(error) })?;
-        Ok(Sender { jobs, submitted })
+        let thread = thread
+            .map_err(|error| TensorError::Gpu { operation: "opening the device".into(), message: message(error) })?;
+        Ok(Sender { jobs: Some(jobs), submitted, thread: Some(thread) })
     }
 
     /// Gives a batch to the thread.
@@ -83,7 +95,7 @@ impl Sender {
     }
 
     fn give(&self, job: Job) -> Result<()> {
-        self.jobs.send(job).map_err(|_| ended())
+        self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or_else(ended)
     }
 }
 
