@@ -113,8 +113,8 @@ pub(super) fn with_gradient_text(threads: usize, native: bool) -> String {
     with_halves(&format!("const THREADS = {threads}u;\n{}", include_str!("with_gradient.wgsl")), native)
 }
 
-/// Invocations a row: many, so that few rows are read at a time and each is still in cache when it is read again (for 1024 rows of
-/// 32,000 on an NVIDIA H200, 512 and 256 take 16 us longer than 1024).
+/// Invocations a row: many, so that few rows are read at a time and each is still in cache when it is read again (LLaMA 15M on an
+/// NVIDIA H200: with 256, 512 and 1024 a step takes 6.26, 6.20 and 6.14 ms, though the kernel by itself, in two runs, 94, 95 and 102 us).
 fn threads(gpu: &Gpu) -> usize {
     if gpu.summary.workgroup_invocations >= 1024 { 1024 } else { 256 }
 }
