@@ -99,6 +99,12 @@ RUST = [
     ("relative positions mirrored", "models/src/deberta/positions.rs",
      "relative.signum() * ((octaves * (middle - 1.0)).ceil() + middle) as i64",
      "((octaves * (middle - 1.0)).ceil() + middle) as i64", "models:positions"),
+    ("gradients of several outputs in the wrong order", "autograd/src/walk.rs", "upstream.reverse()", "()", "autograd:walk lora:together"),
+    ("an upload goes ahead of commands that are recorded", "tensor/src/gpu/transfer.rs",
+     "last_batch == stream.batch", "false", "tensor:uploads_wait"),
+    ("an upload goes ahead of commands on their way", "tensor/src/gpu/transfer.rs",
+     "!stream.sender.has_submitted(last_batch)", "false", "tensor:uploads_wait"),
+    ("a measured choice is not kept", "tensor/src/gpu/tuner.rs", "table.choose(product, best.to_string())", "drop(product)", "tensor:tun"),
 ]
 WGSL = [
     ("no barrier before a softmax's tree of sums (WGSL)", "tensor/src/ops/softmax/kernel.wgsl",

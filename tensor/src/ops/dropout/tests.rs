@@ -52,10 +52,10 @@ on_each_backend! {
         let x = Tensor::from_slice(device, &[3], &[1.0, f32::NAN, f32::INFINITY]).unwrap();
         assert_eq!(bits(&x.dropout(0.0, KEY).unwrap()), bits(&x));
         assert_eq!(x.dropout(1.0, KEY).unwrap().to_vec::<f32>().unwrap(), [0.0; 3]);
-        let step = (0..).find(|&step| {
+        let step = (0..1000).find(|&step| {
             let key = RandomKey { step, ..KEY };
             let ones = Tensor::ones(&Device::cpu(), &[3], crate::DType::F32).unwrap();
-            ones.dropout(0.5, key).unwrap().to_vec::<f32>().unwrap() == [2.0; 3]
+            ones.dropout(0.5, key).unwrap().to_vec::<f32>().unwrap().iter().all(|&kept| kept != 0.0)
         });
         let kept = x.dropout(0.5, RandomKey { step: step.unwrap(), ..KEY }).unwrap().to_vec::<f32>().unwrap();
         assert!(kept[0] == 2.0 && kept[1].is_nan() && kept[2] == f32::INFINITY, "{kept:?}");
