@@ -113,11 +113,7 @@ impl Linear {
     pub fn forward(&self, forward: &Forward, x: impl Into<Operand>) -> Result<Var> {
         let x = &x.into();
         self.check_input(x)?;
-        match self.branch(forward, x)? {
-            // One output for one layer.
-            Some(branch) => Ok(mixed::together(&[branch], x)?.remove(0)),
-            None => self.forward_alone(forward, x),
-        }
+        self.forward_as(self.branch(forward, x)?, forward, x)
     }
 
     /// [`Linear::forward`] of layers that read one input, at the cost of fewer launches where all of them train in mixed
@@ -134,12 +130,23 @@ impl Linear {
         let x = &x.into();
         layers.iter().try_for_each(|layer| layer.check_input(x))?;
         let branches = layers.iter().map(|layer| layer.branch(forward, x)).collect::<Result<Vec<_>>>()?;
-        let outputs = match branches.into_iter().collect::<Option<Vec<_>>>() {
-            Some(branches) => mixed::together(&branches, x)?,
-            None => layers.iter().map(|layer| layer.forward(forward, x)).collect::<Result<_>>()?,
+        let outputs = if branches.iter().all(Option::is_some) {
+            mixed::together(&branches.into_iter().flatten().collect::<Vec<_>>(), x)?
+        } else {
+            let each = layers.iter().zip(branches);
+            each.map(|(layer, branch)| layer.forward_as(branch, forward, x)).collect::<Result<_>>()?
         };
         // Proof: one output for each layer.
         Ok(outputs.try_into().expect("N outputs"))
+    }
+
+    /// The layer by itself, as its [`Linear::branch`], where it has one.
+    fn forward_as(&self, branch: Option<mixed::Branch<'_>>, forward: &Forward, x: &Operand) -> Result<Var> {
+        match branch {
+            // One output for one layer.
+            Some(branch) => Ok(mixed::together(&[branch], x)?.remove(0)),
+            None => self.forward_alone(forward, x),
+        }
     }
 
     /// A layer that has no [`Linear::branch`].
