@@ -1,79 +1,16 @@
 //! Checkpoints that do not fit their configuration, quirks that do, and the types weights are kept in.
 
 mod common;
-
-use std::collections::BTreeMap;
+#[path = "common/draft.rs"]
+mod draft;
 
 use common::{assert_close, fixture, load, values};
-use models::{Llama, Result, WeightType};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use draft::Draft;
+use models::{Llama, WeightType};
+use safetensors::tensor::Dtype;
 use tempfile::TempDir;
 use tensor::testing::on_each_backend;
 use tensor::{DType, Device, bf16, f16};
-
-/// A tensor to be written: type, shape, bytes.
-type Entry = (Dtype, Vec<usize>, Vec<u8>);
-
-/// A checkpoint in memory, to be changed and written.
-struct Draft {
-    config: serde_json::Value,
-    tensors: BTreeMap<String, Entry>,
-    metadata: BTreeMap<String, String>,
-}
-
-impl Draft {
-    fn of(name: &str) -> Self {
-        let directory = fixture(name).join("model");
-        let config = std::fs::read_to_string(directory.join("config.json")).expect("the configuration");
-        let bytes = std::fs::read(directory.join("model.safetensors")).expect("the weights");
-        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-        let entry = |view: TensorView| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
-        Draft {
-            config: serde_json::from_str(&config).expect("JSON"),
-            tensors: file.tensors().into_iter().map(|(name, view)| (name, entry(view))).collect(),
-            metadata: BTreeMap::new(),
-        }
-    }
-
-    fn f32(&mut self, name: &str, shape: &[usize], value: f32) {
-        let bytes = value.to_le_bytes().repeat(shape.iter().product());
-        self.tensors.insert(name.into(), (Dtype::F32, shape.to_vec(), bytes));
-    }
-
-    fn rename(&mut self, from: &str, to: &str) {
-        let entry = self.tensors.remove(from).expect("a tensor");
-        self.tensors.insert(to.into(), entry);
-    }
-
-    /// Stores every tensor as bf16.
-    fn into_bf16(mut self) -> Self {
-        for (dtype, _, bytes) in self.tensors.values_mut() {
-            let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
-            *bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
-            *dtype = Dtype::BF16;
-        }
-        self
-    }
-
-    fn write(&self) -> TempDir {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        std::fs::write(directory.path().join("config.json"), self.config.to_string()).expect("written");
-        let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {
-            (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).expect("a view"))
-        });
-        let metadata = (!self.metadata.is_empty()).then(|| self.metadata.clone().into_iter().collect());
-        serialize_to_file(views, metadata, &directory.path().join("model.safetensors")).expect("written");
-        directory
-    }
-
-    fn load(&self) -> Result<Llama> {
-        Llama::from_directory(self.write().path(), &Device::cpu(), WeightType::F32)
-    }
-
-    fn refusal(&self) -> String {
-        self.load().err().expect("must be refused").to_string()
-    }
-}
 
 #[test]
 fn misfits_are_named() {

@@ -1,16 +1,14 @@
 //! Mixed precision (f16 weights, rounded inputs) against the reference stack's golden values in f32.
 
 mod common;
-
-use std::fs;
+#[path = "common/draft.rs"]
+mod draft;
 
 use autograd::{AdamW, AdamWConfig, Optimizer, Tape};
 use common::{Golden, PEFT_PREFIX, assert_close, fixture, logits, recorded, values};
-use half::f16;
+use draft::Draft;
 use lora::{AdapterSet, Base, Batch, Forward, HostBatch, LoraConfig, Model};
 use models::{Deberta, DebertaConfig, DebertaHead, DebertaOptions, Llama, LlamaConfig, SequenceClassifier, WeightType};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 use tensor::testing::on_each_backend;
 use tensor::{DType, Device};
 
@@ -57,29 +55,10 @@ fn check_gradients(name: &str, model: &dyn Model, batch: &Batch) {
     assert_near(&format!("{name}: gradients"), &got, &all, GRADIENTS);
 }
 
-/// A fixture's model, stored in f16.
-fn stored_in_f16(name: &str) -> tempfile::TempDir {
-    let (from, to) = (fixture(name).join("model"), tempfile::tempdir().expect("a temporary directory"));
-    fs::copy(from.join("config.json"), to.path().join("config.json")).expect("copied");
-    let bytes = fs::read(from.join("model.safetensors")).expect("the weights");
-    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    let halves = |view: TensorView<'_>| -> Vec<u8> {
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
-        values.into_iter().flat_map(|value| f16::from_f32(value).to_le_bytes()).collect()
-    };
-    let tensors = file.tensors().into_iter();
-    let tensors: Vec<_> = tensors.map(|(name, view)| (name, view.shape().to_vec(), halves(view))).collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        (name, TensorView::new(safetensors::Dtype::F16, shape.clone(), bytes).expect("a view"))
-    });
-    safetensors::serialize_to_file(views, None, &to.path().join("model.safetensors")).expect("written");
-    to
-}
-
-/// All gradients of a fixture's adapter.
-fn gradients(name: &str, model: &dyn Model, batch: &Batch) -> Vec<f32> {
-    let (adapters, tape) = (adapters(name, model), Tape::new());
-    let loss = model.loss(&recorded(&tape, &adapters), batch).expect("a loss");
+/// All gradients of adapters, one after another.
+fn gradients(model: &dyn Model, adapters: &AdapterSet, batch: &Batch) -> Vec<f32> {
+    let tape = Tape::new();
+    let loss = model.loss(&recorded(&tape, adapters), batch).expect("a loss");
     let gradients = tape.backward(&loss).expect("gradients");
     gradients.into_iter().flat_map(|(_, gradient)| values(&gradient)).collect()
 }
@@ -87,12 +66,12 @@ fn gradients(name: &str, model: &dyn Model, batch: &Batch) -> Vec<f32> {
 on_each_backend! {
     fn llama_of_16_bit_weights_is_near_f32(device) {
         for name in ["llama_tiny", "llama3_tiny"] {
-            let (directory, batch) = (stored_in_f16(name), golden(name).batch("").to_device(device).expect("a batch"));
+            let (directory, batch) = (Draft::of(name).into_f16().write(), golden(name).batch("").to_device(device).expect("a batch"));
             let load = |weights| Llama::from_directory(directory.path(), device, weights).expect("the model");
             let (mixed, exact) = (load(WeightType::F16), load(WeightType::F32));
             let [got, want] = [&mixed, &exact].map(|model| logits(model, Some(&adapters(name, model)), &batch));
             assert_near(&format!("{name}: logits"), &got, &want, OF_THE_SAME_WEIGHTS);
-            let [got, want] = [&mixed, &exact].map(|model| gradients(name, model, &batch));
+            let [got, want] = [&mixed, &exact].map(|model| gradients(model, &adapters(name, model), &batch));
             let square = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>();
             let difference = square(&mut got.iter().zip(&want).map(|(got, want)| got - want));
             let apart = (difference / square(&mut want.iter().copied())).sqrt();
@@ -142,10 +121,7 @@ on_each_backend! {
                 let model = Llama::random(config.clone(), 5, device, weight_type).expect("a model");
                 let batch = host.to_device(device).expect("a batch");
                 let adapters = AdapterSet::new(LoraConfig::default(), Base::of(&model), device, 3).expect("adapters");
-                let tape = Tape::new();
-                let loss = model.loss(&recorded(&tape, &adapters), &batch).expect("a loss");
-                let gradients = tape.backward(&loss).expect("gradients");
-                let all: Vec<f32> = gradients.into_iter().flat_map(|(_, gradient)| values(&gradient)).collect();
+                let all = gradients(&model, &adapters, &batch);
                 (logits(&model, None, &batch), all)
             };
             let (mixed, exact) = (run(WeightType::F16), run(WeightType::F32));
@@ -193,10 +169,7 @@ on_each_backend! {
             let model = Deberta::random(config.clone(), &options, device).expect("a model");
             let batch = host.to_device(device).expect("a batch");
             let adapters = AdapterSet::new(LoraConfig::default(), Base::of(&model), device, 3).expect("adapters");
-            let tape = Tape::new();
-            let loss = model.loss(&recorded(&tape, &adapters), &batch).expect("a loss");
-            let gradients = tape.backward(&loss).expect("gradients");
-            let all: Vec<f32> = gradients.into_iter().flat_map(|(_, gradient)| values(&gradient)).collect();
+            let all = gradients(&model, &adapters, &batch);
             (values(&model.class_logits(&Forward::evaluation(None), &batch).expect("logits")), all)
         };
         let (mixed, exact) = (run(WeightType::F16), run(WeightType::F32));
