@@ -9,18 +9,24 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::{Device, DeviceRequest, Result, Shape, Tensor};
 
-/// The GPU that tests run on, opened once per process: the adapter named by `TENSOR_TEST_ADAPTER` (a request as
-/// `--device` takes it), else the first adapter of any kind, software included.
+/// The GPU that tests run on, opened once per process; see [`open_gpu`].
+///
+/// # Panics
+/// As [`open_gpu`].
+pub fn gpu() -> &'static Device {
+    static GPU: OnceLock<Device> = OnceLock::new();
+    GPU.get_or_init(open_gpu)
+}
+
+/// A device of the test's own, for what would concern all that share [`gpu`]: the adapter named by `TENSOR_TEST_ADAPTER` (a
+/// request as `--device` takes it), else the first adapter of any kind, software included.
 ///
 /// # Panics
 /// When there is none: tests that need one are only built to run with the feature `gpu-tests`.
-pub fn gpu() -> &'static Device {
-    static GPU: OnceLock<Device> = OnceLock::new();
-    GPU.get_or_init(|| {
-        let request = std::env::var("TENSOR_TEST_ADAPTER").unwrap_or_else(|_| "gpu:0".into());
-        let request: DeviceRequest = request.parse().expect("TENSOR_TEST_ADAPTER is a device request");
-        Device::open(&request).expect("the feature gpu-tests needs a GPU adapter, for instance lavapipe")
-    })
+pub fn open_gpu() -> Device {
+    let request = std::env::var("TENSOR_TEST_ADAPTER").unwrap_or_else(|_| "gpu:0".into());
+    let request: DeviceRequest = request.parse().expect("TENSOR_TEST_ADAPTER is a device request");
+    Device::open(&request).expect("the feature gpu-tests needs a GPU adapter, for instance lavapipe")
 }
 
 /// Defines each test twice: `NAME::cpu`, and `NAME::wgsl`, which is listed as ignored without the feature

@@ -74,14 +74,8 @@ mod tests {
     use super::super::{Dispatch, Gpu, Source};
     use super::*;
     use crate::device::Backend;
-    use crate::testing::gpu;
-    use crate::{DType, Device, DeviceRequest, Tensor};
-
-    /// A device of the test's own, since its faults are everybody's who shares it.
-    fn own_device() -> Device {
-        let name = gpu().adapter().expect("a GPU").name.clone();
-        Device::open(&DeviceRequest::Name(name)).expect("the adapter opens twice")
-    }
+    use crate::testing::{gpu, open_gpu};
+    use crate::{DType, Device, Tensor};
 
     fn backend(device: &Device) -> &Arc<Gpu> {
         let Backend::Gpu(gpu) = device.backend() else { panic!("a GPU") };
@@ -93,7 +87,7 @@ mod tests {
     fn a_command_that_is_not_valid_is_an_error_with_its_kernel_wgsl() {
         const KERNEL: &str = "@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n\
                               @compute @workgroup_size(1) fn main() { x[0] = 1.0; }";
-        let device = own_device();
+        let device = open_gpu();
         let out = Tensor::zeros(&device, &[4], DType::F32).unwrap();
         let most = backend(&device).limits.max_compute_workgroups_per_dimension;
         let dispatch = Dispatch::new("too_many_groups", "main", Source::Wgsl(KERNEL)).write(&out);
@@ -110,7 +104,7 @@ mod tests {
     #[test]
     #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
     fn a_lost_device_stays_lost_and_says_what_to_do_wgsl() {
-        let device = own_device();
+        let device = open_gpu();
         let x = Tensor::ones(&device, &[4], DType::F32).unwrap();
         backend(&device).faults.raise(TensorError::DeviceLost { reason: "the cable was pulled".into() });
         for _ in 0..2 {

@@ -70,10 +70,11 @@ impl Sender {
                 }
             }
         };
-        let message = |error: std::io::Error| format!("no thread for submitting commands: {error}");
         let thread = thread::Builder::new().name("submit".into()).spawn(work);
-        let thread = thread
-            .map_err(|error| TensorError::Gpu { operation: "opening the device".into(), message: message(error) })?;
+        let thread = thread.map_err(|error| TensorError::Gpu {
+            operation: "opening the device".into(),
+            message: format!("no thread for submitting commands: {error}"),
+        })?;
         Ok(Sender { jobs: Some(jobs), submitted, thread: Some(thread) })
     }
 
@@ -120,8 +121,8 @@ fn submit(device: &wgpu::Device, queue: &wgpu::Queue, batch: Batch) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::gpu;
-    use crate::{DType, Device, DeviceRequest, Tensor};
+    use crate::testing::{gpu, open_gpu};
+    use crate::{DType, Tensor};
 
     /// Memory that goes back to the pool and is written to again, while commands that read it are still on their way.
     #[test]
@@ -140,8 +141,7 @@ mod tests {
     #[test]
     #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
     fn threads_share_the_sender_wgsl() {
-        let name = gpu().adapter().expect("a GPU").name.clone();
-        let device = Device::open(&DeviceRequest::Name(name)).expect("the adapter opens twice");
+        let device = open_gpu();
         let count = &|times: usize| {
             let one = Tensor::ones(&device, &[4], DType::F32).unwrap();
             let all = (0..times).fold(one.clone(), |all, _| all.add(&one).unwrap());

@@ -91,8 +91,8 @@ mod tests {
 
     use super::*;
     use crate::device::Backend;
-    use crate::testing::gpu;
-    use crate::{DType, Device, DeviceRequest, Tensor};
+    use crate::testing::open_gpu;
+    use crate::{DType, Device, Tensor};
 
     /// Candidates that launch as many kernels as their number says, none of which can be used if it is 0.
     fn choose(device: &Device, candidates: &[usize], launched: &RefCell<Vec<usize>>) -> usize {
@@ -111,8 +111,7 @@ mod tests {
     #[test]
     #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
     fn the_fastest_is_found_once_and_kept_wgsl() {
-        let name = gpu().adapter().expect("a GPU").name.clone();
-        let device = Device::open(&DeviceRequest::Name(name)).expect("the adapter opens twice");
+        let device = open_gpu();
         let launched = RefCell::default();
         device.tune(Tuning::new(device.adapter().unwrap())).unwrap();
         assert_eq!(choose(&device, &[40, 0, 1, 20], &launched), 1);

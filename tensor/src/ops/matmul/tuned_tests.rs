@@ -1,15 +1,14 @@
 //! Products on a device that measures its kernels.
 
 use super::tests::{Stored, assert_product, reference};
-use crate::testing::gpu;
-use crate::{DType, Device, DeviceRequest, Tuning};
+use crate::testing::{gpu, open_gpu};
+use crate::{DType, Device, Tuning};
 
 #[test]
 #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
 fn measured_choices_agree_and_give_the_same_bits_again_wgsl() {
-    let name = gpu().adapter().expect("a GPU").name.clone();
     let open = |table: Tuning| {
-        let device = Device::open(&DeviceRequest::Name(name.clone())).expect("the adapter opens again");
+        let device = open_gpu();
         device.tune(table).unwrap();
         device
     };

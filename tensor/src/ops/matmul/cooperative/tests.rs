@@ -6,8 +6,8 @@ use crate::device::Backend;
 use crate::gpu::{assert_as_reviewed, validate};
 use crate::ops::matmul::Product;
 use crate::ops::matmul::tests::{Stored, assert_product, reference};
-use crate::testing::check;
-use crate::{DType, Device, DeviceRequest, Tensor};
+use crate::testing::{check, open_gpu};
+use crate::{DType, Device, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
     let kinds = (-8i32..36).map(|choices| {
@@ -179,8 +179,7 @@ fn candidates_begin_with_the_usual_plan() {
 #[test]
 #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
 fn a_kernel_that_fails_its_test_is_not_used() {
-    let request = std::env::var("TENSOR_TEST_ADAPTER").unwrap_or_else(|_| "gpu:0".into());
-    let device = Device::open(&request.parse::<DeviceRequest>().unwrap()).unwrap();
+    let device = open_gpu();
     let Backend::Gpu(gpu) = device.backend() else { panic!("the test device is a GPU") };
     let had_them = gpu.cooperative.usable();
     gpu.cooperative.pretend();
