@@ -423,14 +423,24 @@ impl Tensor {
     /// Makes this tensor the only holder of contiguous storage at offset 0, copying if needed, so that a kernel may
     /// write to it in place.
     pub(crate) fn make_unique(&mut self) -> Result<()> {
-        let shared = match &self.storage {
-            Storage::Cpu(storage) => Arc::strong_count(storage) > 1,
-            Storage::Gpu(storage) => Arc::strong_count(storage) > 1,
-        };
-        if shared || self.layout != Layout::contiguous(self.layout.shape) {
+        if !self.is_unique() {
             *self = self.copied()?;
         }
         Ok(())
+    }
+
+    /// Whether the elements lie one after another from the beginning of the storage on.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.layout == Layout::contiguous(self.layout.shape)
+    }
+
+    /// Whether a kernel may write to this tensor in place.
+    pub(crate) fn is_unique(&self) -> bool {
+        let holders = match &self.storage {
+            Storage::Cpu(storage) => Arc::strong_count(storage),
+            Storage::Gpu(storage) => Arc::strong_count(storage),
+        };
+        holders == 1 && self.is_whole()
     }
 
     pub(crate) fn check_axis(&self, operation: &'static str, axis: usize) -> Result<()> {

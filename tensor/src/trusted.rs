@@ -33,7 +33,8 @@ pub(crate) fn spirv_module(device: &wgpu::Device, label: &str, entry: &str, word
         ..Default::default()
     };
     // SAFETY: the words are naga's, of the crate's own WGSL that passed naga's validation, with one type exchanged for
-    // another that the same instructions take; the rules for indices and loops are those of `shader_module`, and every such
+    // another that the same instructions take, and with the bodies of functions that move elements between words and matrices
+    // written by the crate, which touch no memory but their own variable; the rules for indices and loops are those of `shader_module`, and every such
     // kernel must pass a test on the device before its first use.
     unsafe { device.create_shader_module_passthrough(descriptor) }
 }

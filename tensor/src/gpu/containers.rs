@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use super::registers;
+
 /// Words of a module's header.
 const HEADER: usize = 5;
 
@@ -19,7 +21,8 @@ mod spirv {
     pub const LAST_OPERAND_USE: u32 = 1;
 }
 
-/// Compiles a kernel's WGSL, without checks at run time, and makes its cooperative operands f16.
+/// Compiles a kernel's WGSL, without checks at run time, makes its cooperative operands f16, and writes the bodies of the
+/// functions that [`registers`] knows.
 ///
 /// # Errors
 /// naga's words.
@@ -47,7 +50,7 @@ pub(super) fn compile(wgsl: &str, entry: &str) -> Result<Vec<u32>, String> {
         naga::back::spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.into() };
     let words =
         naga::back::spv::write_vec(&module, &info, &options, Some(&entry)).map_err(|error| error.to_string())?;
-    Ok(halved(&words))
+    Ok(registers::filled(&halved(&words)))
 }
 
 /// The module with f16 in place of f32 as the element type of its cooperative matrices A and B. It has no f16 type of its

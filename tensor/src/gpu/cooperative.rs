@@ -11,11 +11,16 @@ use crate::error::{Result, TensorError};
 /// Invocations in a subgroup that the kernels count on.
 const SUBGROUP: u32 = 32;
 
+/// The vendor's number by which adapters tell that they are NVIDIA's.
+const NVIDIA: u32 = 0x10de;
+
 /// Cooperative matrices of 16 x 16, f16 operands and f32 sums, on one device.
 pub(crate) struct CooperativeMatrices {
     usable: AtomicBool,
     /// Operands may be moved in containers of 16 bytes.
     containers: AtomicBool,
+    /// Kernels may put elements of matrices where NVIDIA's devices have them.
+    direct: AtomicBool,
     /// Names of the kernels whose self-test passed.
     passed: Mutex<HashSet<String>>,
 }
@@ -43,6 +48,7 @@ impl CooperativeMatrices {
         CooperativeMatrices {
             usable: AtomicBool::new(usable),
             containers: AtomicBool::new(containers),
+            direct: AtomicBool::new(containers && info.vendor == NVIDIA),
             passed: Mutex::default(),
         }
     }
@@ -60,6 +66,18 @@ impl CooperativeMatrices {
     /// Does without containers of 16 bytes from now on.
     pub fn turn_off_containers(&self, device: &str, fault: &str) {
         if self.containers.swap(false, Relaxed) {
+            eprintln!("warning: {device}: slower kernels are used, since a faster one failed its test: {fault}");
+        }
+    }
+
+    /// Whether kernels may tell elements of matrices their invocations.
+    pub fn direct_usable(&self) -> bool {
+        self.direct.load(Relaxed)
+    }
+
+    /// Does without such kernels from now on.
+    pub fn turn_off_direct(&self, device: &str, fault: &str) {
+        if self.direct.swap(false, Relaxed) {
             eprintln!("warning: {device}: slower kernels are used, since a faster one failed its test: {fault}");
         }
     }

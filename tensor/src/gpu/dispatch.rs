@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::memory::GpuStorage;
 use super::pipeline::PARAMETER_BYTES;
-use super::{Gpu, lock};
+use super::{Gpu, lock, tiles};
 use crate::error::{Result, TensorError};
 use crate::tensor::{Storage, Tensor};
 
@@ -27,10 +27,20 @@ pub(crate) struct Dispatch<'a> {
     entry: &'a str,
     source: Source<'a>,
     constants: Vec<(&'a str, f64)>,
-    buffers: Vec<(&'a GpuStorage, bool)>,
+    buffers: Vec<Binding<'a>>,
+    /// No storage changes its order for this one.
+    as_it_is: bool,
     params: [u8; PARAMETER_BYTES],
     params_len: usize,
     invalid: Option<TensorError>,
+}
+
+#[derive(Clone, Copy)]
+struct Binding<'a> {
+    storage: &'a GpuStorage,
+    write: bool,
+    /// Columns of the matrix that is read in tiles; 0 where elements are read in their own order.
+    tile_columns: u32,
 }
 
 impl<'a> Dispatch<'a> {
@@ -42,6 +52,7 @@ impl<'a> Dispatch<'a> {
             source,
             constants: Vec::new(),
             buffers: Vec::with_capacity(8),
+            as_it_is: false,
             params: [0; PARAMETER_BYTES],
             params_len: 0,
             invalid: None,
@@ -56,12 +67,29 @@ impl<'a> Dispatch<'a> {
 
     /// Binds a tensor's whole storage for reading; the kernel adds the tensor's offset itself.
     pub fn read(self, tensor: &'a Tensor) -> Self {
-        self.bind(tensor, false)
+        self.bind(tensor, false, 0)
+    }
+
+    /// Binds a matrix that fills its whole storage for reading in tiles, see [`super::tiles`]; both extents are multiples of
+    /// theirs.
+    pub fn read_tiles(self, tensor: &'a Tensor, columns: usize) -> Self {
+        self.bind(tensor, false, columns as u32)
+    }
+
+    /// Binds two storages in whatever order they are, one for reading, one for writing.
+    pub(super) fn between(mut self, from: &'a GpuStorage, to: &'a GpuStorage) -> Self {
+        self.as_it_is = true;
+        self.buffers.extend([(from, false), (to, true)].map(|(storage, write)| Binding {
+            storage,
+            write,
+            tile_columns: 0,
+        }));
+        self
     }
 
     /// Binds a tensor's whole storage for reading and writing.
     pub fn write(self, tensor: &'a Tensor) -> Self {
-        self.bind(tensor, true)
+        self.bind(tensor, true, 0)
     }
 
     /// Sets the parameter block; its layout is the WGSL `struct Params`.
@@ -81,12 +109,14 @@ impl<'a> Dispatch<'a> {
         if grid.contains(&0) {
             return Ok(());
         }
+        let orders = self.buffers.iter().map(|binding| (binding.storage, binding.tile_columns));
+        let _guard = if self.as_it_is { None } else { Some(tiles::arrange(gpu, orders)?) };
         lock(&gpu.stream).record(gpu, &self, grid)
     }
 
-    fn bind(mut self, tensor: &'a Tensor, write: bool) -> Self {
+    fn bind(mut self, tensor: &'a Tensor, write: bool, tile_columns: u32) -> Self {
         match &tensor.storage {
-            Storage::Gpu(storage) => self.buffers.push((storage, write)),
+            Storage::Gpu(storage) => self.buffers.push(Binding { storage, write, tile_columns }),
             Storage::Cpu(_) => {
                 self.invalid = Some(TensorError::Gpu {
                     operation: self.name.to_string(),
@@ -121,11 +151,11 @@ impl<'a> Dispatch<'a> {
     }
 
     pub(super) fn accesses(&self) -> impl Iterator<Item = bool> + '_ {
-        self.buffers.iter().map(|(_, write)| *write)
+        self.buffers.iter().map(|binding| binding.write)
     }
 
     pub(super) fn buffers(&self) -> impl Iterator<Item = &'a GpuStorage> + '_ {
-        self.buffers.iter().map(|(storage, _)| *storage)
+        self.buffers.iter().map(|binding| binding.storage)
     }
 
     pub(super) fn parameter_bytes(&self) -> &[u8] {
@@ -139,8 +169,8 @@ impl<'a> Dispatch<'a> {
         for (name, value) in &self.constants {
             (name, value.to_bits()).hash(&mut hasher);
         }
-        for (_, write) in &self.buffers {
-            write.hash(&mut hasher);
+        for binding in &self.buffers {
+            binding.write.hash(&mut hasher);
         }
         hasher.finish()
     }

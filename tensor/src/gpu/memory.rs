@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::tiles::Order;
 use super::{Gpu, lock};
 use crate::error::{Result, TensorError};
 
@@ -23,6 +24,8 @@ pub(crate) struct GpuBuffer {
 pub(crate) struct GpuStorage {
     // Always `Some` until `drop`.
     buffer: Option<GpuBuffer>,
+    bytes: u64,
+    pub(super) order: Order,
     gpu: Arc<Gpu>,
 }
 
@@ -30,6 +33,11 @@ impl GpuStorage {
     pub fn buffer(&self) -> &GpuBuffer {
         // Proof: only `drop` takes the buffer out.
         self.buffer.as_ref().expect("a live storage has its buffer")
+    }
+
+    /// Bytes that were asked for; the buffer may have more.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn gpu(&self) -> &Arc<Gpu> {
@@ -96,7 +104,7 @@ impl Gpu {
             },
         };
         self.counters.allocated(size);
-        Ok(GpuStorage { buffer: Some(buffer), gpu: self.clone() })
+        Ok(GpuStorage { buffer: Some(buffer), bytes, order: Order::default(), gpu: self.clone() })
     }
 
     /// Frees the pool's buffers once the GPU is done with them.

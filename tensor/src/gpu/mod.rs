@@ -9,15 +9,17 @@ mod fault;
 mod memory;
 mod pipeline;
 mod profile;
+mod registers;
 mod rows;
 mod sender;
 mod stream;
+mod tiles;
 mod transfer;
 mod tuner;
 #[cfg(test)]
 mod validate;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use crate::counters::CounterCells;
 use crate::device::{AdapterSummary, GpuOptions};
@@ -30,6 +32,7 @@ pub(crate) use memory::GpuStorage;
 #[cfg(test)]
 pub(crate) use pipeline::complete_source;
 pub(crate) use rows::{ROW_WORKGROUP, reduction_splits, row_grid, row_team};
+pub(crate) use tiles::TILE as STORED_TILE;
 #[cfg(test)]
 pub(crate) use validate::{assert_as_reviewed, validate};
 
@@ -47,6 +50,8 @@ pub(crate) struct Gpu {
     memory: Mutex<memory::Pool>,
     stream: Mutex<stream::Stream>,
     staging: Mutex<Option<wgpu::Buffer>>,
+    /// Taken for reading while a kernel is recorded, for writing while storages change their order.
+    orders: RwLock<()>,
     /// `None` while nothing is measured.
     tuning: Mutex<Option<Tuning>>,
 }
@@ -76,6 +81,7 @@ impl Gpu {
             memory: Mutex::default(),
             stream: Mutex::new(stream),
             staging: Mutex::default(),
+            orders: RwLock::default(),
             tuning: Mutex::default(),
         }))
     }

@@ -49,20 +49,20 @@ pub(super) const VECTOR: usize = 4;
 pub(super) const CONTAINER: usize = 8;
 
 /// Row tiles that are computed at about the same time, so that they find the other operand in cache.
-const BAND: usize = 8;
+pub(super) const BAND: usize = 8;
 
 /// The parameters of every kernel but the batched ones.
 pub(super) const PARAMS: &str = include_str!("params.wgsl");
 pub(super) const BATCHED_PARAMS: &str = include_str!("batched_params.wgsl");
 
-/// This workgroup's tile of so many rows and columns, by its number.
-pub(super) fn bands(rows: usize, columns: usize, tile: &str) -> String {
+/// This workgroup's tile of so many rows and columns, by its number, in bands of so many tiles.
+pub(super) fn bands(band: usize, rows: usize, columns: usize, tile: &str) -> String {
     format!(
-        "// Bands of {BAND} row tiles, column by column.\n\
-         let band = {tile} / ({BAND}u * params.column_tiles);\n\
-         let band_rows = min(params.row_tiles - band * {BAND}u, {BAND}u);\n\
-         let in_band = {tile} - band * {BAND}u * params.column_tiles;\n\
-         let first_row = (band * {BAND}u + in_band % band_rows) * {rows}u;\n\
+        "// Bands of {band} row tiles, column by column.\n\
+         let band = {tile} / ({band}u * params.column_tiles);\n\
+         let band_rows = min(params.row_tiles - band * {band}u, {band}u);\n\
+         let in_band = {tile} - band * {band}u * params.column_tiles;\n\
+         let first_row = (band * {band}u + in_band % band_rows) * {rows}u;\n\
          let first_column = in_band / band_rows * {columns}u;\n"
     )
 }
@@ -368,7 +368,7 @@ impl Config {
         let (tile, part) = match self.kind {
             Kind::Batched { scales, .. } => batched::beginning(columns, scales),
             kind => (
-                if matches!(kind, Kind::Thin { several: true, .. }) { self.place_product(columns) } else { bands(rows, columns, "group.x") },
+                if matches!(kind, Kind::Thin { several: true, .. }) { self.place_product(columns) } else { bands(BAND, rows, columns, "group.x") },
                 "let start = group.y * params.depth_per_part;\nlet end = min(params.k, start + params.depth_per_part);\n"
                     .to_string(),
             ),

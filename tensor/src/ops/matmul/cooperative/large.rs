@@ -18,7 +18,7 @@
 
 use std::fmt::Write;
 
-use super::generator::{Config, DEPTH, Kind, MATRIX, PARAMS, TILE, VECTOR, bands};
+use super::generator::{BAND, Config, DEPTH, Kind, MATRIX, PARAMS, TILE, VECTOR, bands};
 
 /// Invocations in a workgroup: eight subgroups, in two rows of four.
 const THREADS: usize = 256;
@@ -300,7 +300,7 @@ impl Kernel {
              let subgroup_row = subgroup / {SUBGROUP_COLUMNS}u * {}u;\n\
              let subgroup_column = subgroup % {SUBGROUP_COLUMNS}u * {}u;\n\
              {part}\n{sides}{}\n",
-            bands(TILE, self.columns, "group.x"),
+            bands(BAND, TILE, self.columns, "group.x"),
             ROW_MATRICES * MATRIX,
             self.columns / SUBGROUP_COLUMNS,
             self.each_matrix(0..ROW_MATRICES, |row, column| format!(

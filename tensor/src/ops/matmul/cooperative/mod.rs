@@ -3,6 +3,7 @@
 
 mod batched;
 mod declarations;
+pub(super) mod direct;
 mod ending;
 mod generator;
 mod large;

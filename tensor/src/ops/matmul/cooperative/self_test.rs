@@ -193,7 +193,7 @@ fn operands(
     Ok((shaped(here)?, shaped(there)?))
 }
 
-fn first_difference(found: &Tensor, expected: &[f32]) -> Result<Option<String>> {
+pub(super) fn first_difference(found: &Tensor, expected: &[f32]) -> Result<Option<String>> {
     let columns = found.shape()[1];
     let difference = found.to_vec::<f32>()?.into_iter().zip(expected).enumerate().find(|(_, (x, want))| x != *want);
     Ok(difference.map(|(i, (x, want))| {
@@ -202,7 +202,12 @@ fn first_difference(found: &Tensor, expected: &[f32]) -> Result<Option<String>> 
 }
 
 /// A matrix of multiples of 1/8 between -1 and 1, on the device and on the CPU.
-fn operand(device: &Device, [rows, columns]: [usize; 2], row_major: bool, seed: usize) -> Result<(Tensor, Tensor)> {
+pub(super) fn operand(
+    device: &Device,
+    [rows, columns]: [usize; 2],
+    row_major: bool,
+    seed: usize,
+) -> Result<(Tensor, Tensor)> {
     let eighth = |i: usize| f16::from_f32(((i * 37 + i / 61 * seed) % 17) as f32 / 8.0 - 1.0);
     let values: Vec<f16> = (0..rows * columns).map(eighth).collect();
     let on = |device: &Device| match row_major {

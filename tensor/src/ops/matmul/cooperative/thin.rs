@@ -5,7 +5,7 @@
 //! product and stands in a `switch`, a whole slab in one, since the driver moves nothing over a branch. A launch with
 //! fewer products leaves slots empty.
 
-use super::generator::{Config, Kind, TILE, VECTOR, bands};
+use super::generator::{BAND, Config, Kind, TILE, VECTOR, bands};
 use crate::ops::slots;
 
 /// Products that a launch computes at the most.
@@ -90,7 +90,7 @@ impl Config {
         format!(
             "let product = group.x % params.products;\nlet tile = group.x / params.products;\n\
              var a_begin: u32;\nvar b_begin: u32;\n{begin}{}",
-            bands(TILE, columns, "tile")
+            bands(BAND, TILE, columns, "tile")
         )
     }
 

@@ -1,0 +1,108 @@
+use super::*;
+use crate::device::Backend;
+use crate::gpu::{assert_as_reviewed, validate};
+use crate::testing::{gpu, open_gpu};
+use crate::{Device, f16};
+
+fn configurations() -> impl Iterator<Item = Config> {
+    (0..32).map(|choices| [1, 2, 4, 8, 16].map(|bit| choices & bit > 0)).map(
+        |[transposed, whole_rows, low_rank, biased, apart]| Config { transposed, whole_rows, low_rank, biased, apart },
+    )
+}
+
+#[test]
+fn every_configuration_is_valid_wgsl() {
+    let names: std::collections::HashSet<_> = configurations().map(|config| config.name()).collect();
+    assert_eq!(names.len(), 32);
+    for config in configurations() {
+        validate(&config.name(), &config.wgsl(), &[]);
+    }
+}
+
+#[test]
+fn generated_text_is_as_reviewed() {
+    for [transposed, whole_rows, low_rank, biased, apart] in
+        [[true, true, true, false, true], [false, false, true, true, false]]
+    {
+        let config = Config { transposed, whole_rows, low_rank, biased, apart };
+        assert_as_reviewed("matmul", &config.name(), &config.wgsl());
+    }
+}
+
+#[test]
+fn only_large_products_suit_and_both_directions_alike() {
+    assert!(is_large(4096, 4096, 4096) && is_large(1024, 4096, 11_008) && is_large(4096, 1024, 4096));
+    assert!(!is_large(1024, 1024, 4096) && !is_large(1024, 4096, 1024) && !is_large(512, 4096, 4096));
+}
+
+/// Where chunk `chunk` of a packed matrix has its four words: row and column of the first element.
+fn places(columns: usize, quads: bool, chunk: usize) -> [[usize; 2]; 4] {
+    let (lane, step, block) = (chunk % 32, chunk / 32 % (columns / 16), chunk / 32 / (columns / 16));
+    let (row, t) = (block * 16 + lane / 4, lane % 4);
+    let [first, second] = match quads {
+        true => {
+            let quad = step % 2 * 2 + t % 2 + t / 2 * 4;
+            [0, 2].map(|along| step / 2 * 32 + quad * 4 + along)
+        }
+        false => [0, 8].map(|along| step * 16 + 2 * t + along),
+    };
+    [[row, first], [row + 8, first], [row, second], [row + 8, second]]
+}
+
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn rows_are_packed_as_the_instruction_takes_them_wgsl() {
+    let (rows, columns) = (TILE + 5, 2 * TILE);
+    let values: Vec<f16> = (0..(rows + 1) * columns).map(|i| f16::from_bits((i % 31_000) as u16)).collect();
+    let whole = Tensor::from_slice(gpu(), &[rows + 1, columns], &values).unwrap();
+    let b = Tensor::zeros(gpu(), &[columns, TILE], DType::F16).unwrap();
+    // The second row is the first of the operand.
+    let product = Product::new("test", &whole.slice(0, 1, rows + 1).unwrap(), &b).unwrap();
+    let Backend::Gpu(device) = gpu().backend() else { panic!("a GPU") };
+    for transposed in [true, false] {
+        let config = Config { transposed, whole_rows: false, low_rank: false, biased: false, apart: false };
+        let packed = pack(device, config, &product).unwrap();
+        assert_eq!(packed.shape()[..], [2 * TILE, columns]);
+        for (i, found) in packed.to_vec::<f16>().unwrap().into_iter().enumerate() {
+            let [row, column] = places(columns, transposed, i / 8)[i % 8 / 2];
+            let want = if row < rows { values[(row + 1) * columns + column + i % 2] } else { f16::ZERO };
+            assert_eq!(found, want, "row {row}, column {column}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn every_kernel_passes_its_test_wgsl() {
+    let device = open_gpu();
+    let Backend::Gpu(gpu) = device.backend() else { panic!("a GPU") };
+    assert!(gpu.cooperative.direct_usable(), "the device has none of these kernels");
+    for config in configurations() {
+        assert_eq!(self_test::find_fault(gpu, config, &device).unwrap(), None, "{}", config.name());
+    }
+}
+
+/// A product of eighths is exact whoever computes it; ends of the rows' tiles, both directions, a matrix read in rows again.
+#[test]
+#[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
+fn products_agree_with_the_cpu_wgsl() {
+    for (m, n, k, transposed) in [(3072, 1024, 1024, true), (3001, 1024, 2048, false), (2945, 2048, 1024, true)] {
+        let values = |count: usize, seed: u32| -> Vec<f32> {
+            (0..count as u32).map(|i| ((i.wrapping_mul(0x9e37_79b9) ^ seed) >> 20) as f32 % 17.0 / 8.0 - 1.0).collect()
+        };
+        let (x, w) = (values(m * k, 3), values(n * k, 5));
+        let product = |device: &Device| {
+            let x = Tensor::from_slice(device, &[m, k], &x).unwrap().row_scaled().unwrap();
+            let shape = if transposed { [n, k] } else { [k, n] };
+            let w = Tensor::from_slice(device, &shape, &w).unwrap().cast(DType::F16).unwrap();
+            let other = if transposed { w.t().unwrap() } else { w.clone() };
+            let found = x.matmul(&other).unwrap().to_vec::<f32>().unwrap();
+            let Storage::Gpu(storage) = &w.storage else { return (found, w) };
+            assert!(storage.is_in_tiles(), "another kernel computed the product");
+            (found, w)
+        };
+        let (found, kept) = product(gpu());
+        assert_eq!(kept.cast(DType::F32).unwrap().to_vec::<f32>().unwrap(), w, "the matrix, read in rows again");
+        assert!(found == product(&Device::cpu()).0, "{m} x {n} x {k}");
+    }
+}
