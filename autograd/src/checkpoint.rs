@@ -12,6 +12,8 @@ impl Tape {
     /// provided the segment computes the same thing twice: random numbers must come from keys (as in
     /// [`Var::dropout`]), not from a state that advances.
     ///
+    /// The second time nobody reads the value of the segment's output, see [`Tape::output_is_read`].
+    ///
     /// `segment` takes its trainable leaves from the tape it is given, never from the outer one. On an inference tape
     /// it simply runs.
     ///
@@ -36,7 +38,7 @@ impl Tape {
             return Ok(output);
         }
         let backward = move |upstream, totals: Vec<_>, leaves: &mut _| {
-            let tape = Tape::new();
+            let tape = Tape::for_gradients();
             let again: Vec<Var> = constants
                 .iter()
                 .zip(&differentiable)

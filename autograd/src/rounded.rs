@@ -115,6 +115,12 @@ impl RoundedVar {
         RoundedVar { rows, shape, place, kept }
     }
 
+    /// A result that nobody wants a gradient of.
+    pub(crate) fn constant(rows: RowScaled, shape: Shape) -> Self {
+        crate::finite::look("rounded", false, rows.values());
+        RoundedVar { kept: rows.clone().into(), rows, shape, place: None }
+    }
+
     /// The value.
     pub fn rows(&self) -> &RowScaled {
         &self.rows

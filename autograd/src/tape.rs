@@ -38,6 +38,7 @@ struct State {
     nodes: Vec<Node>,
     leaves: HashMap<String, u64>,
     leaf_requested: bool,
+    output_unread: bool,
 }
 
 /// What an operation can be recorded of.
@@ -79,6 +80,7 @@ impl Tape {
             nodes: Vec::new(),
             leaves: HashMap::new(),
             leaf_requested: false,
+            output_unread: false,
         };
         Tape { state: Rc::new(RefCell::new(state)) }
     }
@@ -87,6 +89,20 @@ impl Tape {
     /// pass runs on an inference tape, so dropout and its like must depend on a setting of the model.
     pub fn is_recording(&self) -> bool {
         self.state.borrow().recording
+    }
+
+    /// Whether somebody reads the value of what is computed on this tape in the end. Nobody does where a segment of
+    /// [`Tape::checkpoint`] is computed again: of its output only the gradient is wanted, so its last operation may leave out
+    /// whatever that does not need.
+    pub fn output_is_read(&self) -> bool {
+        !self.state.borrow().output_unread
+    }
+
+    /// A tape that records, for what [nobody reads](Tape::output_is_read).
+    pub(crate) fn for_gradients() -> Self {
+        let tape = Self::new();
+        tape.state.borrow_mut().output_unread = true;
+        tape
     }
 
     /// Number of recorded nodes, leaves included.

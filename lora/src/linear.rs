@@ -4,6 +4,7 @@ use autograd::{Operand, Var, record_accumulating};
 use tensor::{Result, Shape, Tensor, TensorError};
 
 use self::adapted::{Dropout, Update};
+use self::mixed::Reading;
 use self::rows::{Rows, bias_gradient, is_mixed};
 use crate::adapter::Adapter;
 use crate::adapter_set::AdapterSet;
@@ -116,6 +117,38 @@ impl Linear {
         self.forward_as(self.branch(forward, x)?, forward, x)
     }
 
+    /// `residual` plus what [`Linear::forward`] gives, at the cost of one pass less where the layer trains in mixed precision.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`]; [`TensorError::Shape`] where the residual is not of the output's shape.
+    pub fn forward_onto(&self, forward: &Forward, x: impl Into<Operand>, residual: &Var) -> Result<Var> {
+        self.added_to(forward, &x.into(), residual, Reading::Value)
+    }
+
+    /// [`Linear::forward_onto`] as the last operation of all that is computed on the pass's tape. Where nobody reads what that
+    /// yields ([`autograd::Tape::output_is_read`]), the value is the residual's: the product with the frozen weight, which the
+    /// gradients do not need, is left out.
+    ///
+    /// # Errors
+    /// As [`Linear::forward_onto`].
+    pub fn forward_onto_last(&self, forward: &Forward, x: impl Into<Operand>, residual: &Var) -> Result<Var> {
+        let reading = if forward.tape.output_is_read() { Reading::Value } else { Reading::GradientOnly };
+        self.added_to(forward, &x.into(), residual, reading)
+    }
+
+    fn added_to(&self, forward: &Forward, x: &Operand, residual: &Var, reading: Reading) -> Result<Var> {
+        self.check_input(x)?;
+        let output = self.output_shape(x);
+        if residual.shape()[..] != output[..] {
+            let expected = format!("a residual {output:?} of `{}`", self.name);
+            return Err(TensorError::Shape { operation: "linear", expected, found: *residual.shape() });
+        }
+        match self.branch(forward, x)? {
+            Some(branch) => Ok(mixed::together(&[branch], x, Some((residual, reading)))?.remove(0)),
+            None => residual.add(&self.forward_alone(forward, x)?),
+        }
+    }
+
     /// [`Linear::forward`] of layers that read one input, at the cost of fewer launches where all of them train in mixed
     /// precision. The values and gradients are the same, gradients added up in the same order, except that on tensor cores an
     /// adapter's products are sums of other parts ([`tensor::projections`]).
@@ -131,7 +164,7 @@ impl Linear {
         layers.iter().try_for_each(|layer| layer.check_input(x))?;
         let branches = layers.iter().map(|layer| layer.branch(forward, x)).collect::<Result<Vec<_>>>()?;
         let outputs = if branches.iter().all(Option::is_some) {
-            mixed::together(&branches.into_iter().flatten().collect::<Vec<_>>(), x)?
+            mixed::together(&branches.into_iter().flatten().collect::<Vec<_>>(), x, None)?
         } else {
             let each = layers.iter().zip(branches);
             each.map(|(layer, branch)| layer.forward_as(branch, forward, x)).collect::<Result<_>>()?
@@ -144,7 +177,7 @@ impl Linear {
     fn forward_as(&self, branch: Option<mixed::Branch<'_>>, forward: &Forward, x: &Operand) -> Result<Var> {
         match branch {
             // One output for one layer.
-            Some(branch) => Ok(mixed::together(&[branch], x)?.remove(0)),
+            Some(branch) => Ok(mixed::together(&[branch], x, None)?.remove(0)),
             None => self.forward_alone(forward, x),
         }
     }

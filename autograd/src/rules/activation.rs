@@ -92,6 +92,10 @@ impl Var {
     /// Those of the tensor operation.
     pub fn silu_mul_rounded(&self, up: &Var) -> Result<RoundedVar> {
         let shape = *self.shape();
+        if !self.requires_gradient() && !up.requires_gradient() {
+            let product = self.tensor().as_rows()?.silu_mul_rounded(&up.tensor().as_rows()?)?;
+            return Ok(RoundedVar::constant(product, shape));
+        }
         let (product, kept) = self.tensor().as_rows()?.silu_mul_row_scaled(&up.tensor().as_rows()?)?;
         let again = kept.clone();
         let rule = move |dy: Gradient, totals: &mut Totals| {

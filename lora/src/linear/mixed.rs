@@ -20,6 +20,14 @@ pub(super) struct Branch<'a> {
     pub adapter: Option<PlainAdapter>,
 }
 
+/// What becomes of an operation's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    Value,
+    /// Only its gradient is wanted.
+    GradientOnly,
+}
+
 /// An adapter without peculiarities: `s·(x·Aᵀ)·Bᵀ`.
 pub(super) struct PlainAdapter {
     pub a: Var,
@@ -62,11 +70,14 @@ impl Linear {
 /// `yᵢ = x·Wᵢᵀ + biasᵢ + sᵢ·(x·Aᵢᵀ)·Bᵢᵀ` for each of the layers as one recorded operation. Besides x and dy, as in every layer
 /// in mixed precision, the factors are rounded to 16 bits, and so are their products with x and dy; sums and all results are
 /// f32. See [`JointRule`].
-pub(super) fn together(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<Var>> {
+///
+/// The first layer's output has the residual added to it, if there is one, or is the residual where nobody reads it.
+pub(super) fn together(branches: &[Branch<'_>], x: &Operand, residual: Option<(&Var, Reading)>) -> Result<Vec<Var>> {
     if branches.is_empty() {
         return Ok(Vec::new());
     }
     let rows = x.row_scaled()?;
+    let operand = rows.as_left_operand();
     let adapters = branches.iter().filter_map(|branch| branch.adapter.as_ref());
     let products: Vec<_> = adapters.map(|adapter| (&rows, &adapter.rounded[0])).collect();
     let mut projections = projections(&products)?.into_iter();
@@ -75,6 +86,8 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<Var>>
         inputs.push(var.into());
         inputs.len() - 1
     };
+    let residual_input = residual.map(|(residual, _)| input(residual));
+    let mut onto = residual.map(|(residual, reading)| Ok((residual.tensor().as_rows()?, reading))).transpose()?;
     for Branch { layer, bias, adapter } in branches {
         // One projection for each adapter.
         let adapter = adapter.as_ref().and_then(|adapter| Some((adapter, projections.next()?)));
@@ -83,8 +96,15 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<Var>>
             factor: b,
             alpha: *scaling,
         });
-        let addends = Addends { low_rank, bias: bias.as_ref().map(Var::tensor), onto: None };
-        outputs.push(rows.matmul_plus(&layer.weight.t()?, addends)?.reshape(&layer.output_shape(x))?);
+        let output = match onto.take() {
+            Some((residual, Reading::GradientOnly)) => residual,
+            onto => {
+                let onto = onto.map(|(residual, _)| residual);
+                let addends = Addends { low_rank, bias: bias.as_ref().map(Var::tensor), onto };
+                operand.matmul_plus(&layer.weight.t()?, addends)?
+            }
+        };
+        outputs.push(output.reshape(&layer.output_shape(x))?);
         saved.push(Saved {
             weight: layer.weight.clone(),
             bias: bias.as_ref().filter(|bias| bias.requires_gradient()).map(&mut input),
@@ -100,6 +120,7 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<Var>>
     let rule = JointRule {
         x: x.kept()?,
         branches: saved,
+        residual: residual_input,
         input_shape: *x.shape(),
         input_needs_gradient: x.requires_gradient(),
     };
@@ -111,10 +132,12 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<Var>>
 /// - `dBᵢ = sᵢ·dyᵢᵀ·hᵢ`
 /// - `dAᵢ = sᵢ·gᵢᵀ·x`
 /// - `dx = Σᵢ dyᵢ·Wᵢ + sᵢ·gᵢ·Aᵢ`, the last layer first, as if they had been recorded one after another
-/// - the gradient of a bias is the sum of the rows of its dy
+/// - the gradient of a bias is the sum of the rows of its dy, that of a residual is dy itself
 struct JointRule {
     x: KeptRows,
     branches: Vec<Saved>,
+    /// Number of what the first layer's output was added to.
+    residual: Option<usize>,
     input_shape: Shape,
     input_needs_gradient: bool,
 }
@@ -139,6 +162,9 @@ struct SavedAdapter {
 impl JointRule {
     /// Input 0 is x.
     fn backward(self, dy: Vec<Option<Gradient>>, totals: &mut Totals) -> Result<()> {
+        if let (Some(residual), Some(Some(dy))) = (self.residual, dy.first()) {
+            totals.add(residual, dy.clone().into_tensor()?)?;
+        }
         let read = self.branches.into_iter().zip(dy).filter_map(|(branch, dy)| Some((branch, dy?)));
         let (branches, dy): (Vec<Saved>, Vec<Gradient>) = read.unzip();
         for (branch, dy) in branches.iter().zip(&dy) {

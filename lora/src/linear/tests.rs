@@ -194,7 +194,7 @@ on_each_backend! {
                             let rounded = [a.tensor().rounded_factor(0)?, b.tensor().rounded_factor(1)?];
                             let adapter = mixed::PlainAdapter { a, b, rounded, scaling: 0.8 };
                             let branch = mixed::Branch { layer: &layer, bias, adapter: Some(adapter) };
-                            mixed::together(&[branch], &Operand::from(&x))?.remove(0)
+                            mixed::together(&[branch], &Operand::from(&x), None)?.remove(0)
                         }
                         (true, false) => with_factors(&layer, &x, &a, &b, 0.8, dropout)?,
                         (false, _) => composed(&layer, &x, &a, &b, 0.8, dropout)?,

@@ -172,6 +172,70 @@ on_each_backend! {
         });
     }
 
+    fn a_residual_is_added_like_anything_else(device) {
+        random_cases(4, |random| {
+            let dtypes = if random.integer(0, 3) == 0 { [DType::F32; 3] } else { [DType::F16; 3] };
+            let siblings = Siblings::random(device, random, dtypes, config(2))?;
+            let layer = &siblings.layers[random.integer(0, 2)];
+            let shape = [&siblings.x.shape()[..2], &layer.weight.shape()[..1]].concat();
+            let residual = random.tensor(device, &shape, -1.0, 1.0)?;
+            let run = |onto: bool| {
+                let tape = Tape::new();
+                let forward = Forward::training(&tape, &siblings.set, DROPOUT);
+                let (x, residual) = (tape.leaf("x", &siblings.x).sin()?, tape.leaf("residual", &residual).sin()?);
+                let y = match onto {
+                    true => layer.forward_onto(&forward, &x, &residual)?,
+                    false => residual.add(&layer.forward(&forward, &x)?)?,
+                };
+                // The residual is read again, so that its gradient is a sum.
+                let loss = y.mul(&y.sin()?)?.add(&residual)?;
+                let mut values = vec![("y".to_string(), y.tensor().to_vec::<f32>()?)];
+                for (name, gradient) in tape.backward(&loss.reshape(&[loss.elements()])?.sum(&[0], false)?)? {
+                    values.push((name, gradient.to_vec()?));
+                }
+                Ok(values)
+            };
+            assert_eq!(run(true)?, run(false)?);
+            let other = Var::constant(siblings.x.reshape(&[siblings.x.elements()])?);
+            let error = layer.forward_onto(&Forward::evaluation(None), Var::constant(siblings.x.clone()), &other);
+            assert!(error.unwrap_err().to_string().contains("a residual"));
+            Ok(())
+        });
+    }
+
+    /// The value of a segment that is computed again is left out, but no gradient with it.
+    fn a_last_layer_is_computed_again_for_its_gradients_alone(device) {
+        random_cases(4, |random| {
+            let dtypes = if random.integer(0, 3) == 0 { [DType::F32; 3] } else { [DType::F16; 3] };
+            let siblings = std::rc::Rc::new(Siblings::random(device, random, dtypes, config(2))?);
+            let index = random.integer(0, 2);
+            let shape = [&siblings.x.shape()[..2], &siblings.layers[index].weight.shape()[..1]].concat();
+            let residual = random.tensor(device, &shape, -1.0, 1.0)?;
+            let run = |recompute: bool| {
+                let tape = Tape::new();
+                let forward = Forward::training(&tape, &siblings.set, DROPOUT);
+                let (x, residual) = (tape.leaf("x", &siblings.x).sin()?, tape.leaf("residual", &residual).sin()?);
+                let segment = {
+                    let siblings = siblings.clone();
+                    move |forward: &Forward, x: &[Var]| {
+                        siblings.layers[index].forward_onto_last(forward, x[0].tanh()?, &x[1])
+                    }
+                };
+                let y = match recompute {
+                    true => forward.checkpoint(&[&x, &residual], segment)?,
+                    false => segment(&forward, &[x, residual])?,
+                };
+                let mut values = vec![("y".to_string(), y.tensor().to_vec::<f32>()?)];
+                for (name, gradient) in tape.backward(&y.sin()?.reshape(&[y.elements()])?.sum(&[0], false)?)? {
+                    values.push((name, gradient.to_vec()?));
+                }
+                Ok(values)
+            };
+            assert_eq!(run(true)?, run(false)?);
+            Ok(())
+        });
+    }
+
     fn segments_that_are_computed_again_change_nothing(device) {
         random_cases(3, |random| {
             let siblings = std::rc::Rc::new(Siblings::random(device, random, [DType::F16; 3], config(2))?);

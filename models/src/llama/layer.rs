@@ -135,19 +135,40 @@ impl Layer {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Result<Var> {
+        let (h, gated) = self.before_down(forward, x, positions, cache)?;
+        self.feed_forward.down.forward_onto(forward, gated, &h)
+    }
+
+    /// The block as a segment of its own, see [`Forward::checkpoint`]: all that is computed on the pass's tape.
+    pub fn as_segment(&self, forward: &Forward, x: &Var, positions: &Positions) -> Result<Var> {
+        let (h, gated) = self.before_down(forward, x, positions, None)?;
+        self.feed_forward.down.forward_onto_last(forward, gated, &h)
+    }
+
+    /// h, and what the last projection reads.
+    fn before_down(
+        &self,
+        forward: &Forward,
+        x: &Var,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<(Var, Operand)> {
         let Attention { query, key, value, .. } = &self.attention;
         let normed = self.input_norm.forward_to(forward, x, &[query, key, value])?;
-        let x = x.add(&self.attention.forward(forward, normed, positions, cache)?)?;
+        let x = self.attention.forward(forward, x, normed, positions, cache)?;
         let FeedForward { gate, up, .. } = &self.feed_forward;
         let normed = self.post_attention_norm.forward_to(forward, &x, &[gate, up])?;
-        x.add(&self.feed_forward.forward(forward, normed)?)
+        let gated = self.feed_forward.gated(forward, normed)?;
+        Ok((x, gated))
     }
 }
 
 impl Attention {
+    /// The residual plus the attention of x.
     fn forward(
         &self,
         forward: &Forward,
+        residual: &Var,
         x: Operand,
         positions: &Positions,
         cache: Option<&mut LayerCache>,
@@ -169,7 +190,7 @@ impl Attention {
             }
             cache => self.in_f32([query, key, value], positions, cache)?.into(),
         };
-        self.output.forward(forward, mixed)
+        self.output.forward_onto(forward, mixed, residual)
     }
 
     /// `[batch, sequence, heads, head_dim]` each to `[batch, sequence, heads · head_dim]`.
@@ -191,13 +212,11 @@ impl Attention {
 }
 
 impl FeedForward {
-    /// down(silu(gate(x)) · up(x)).
-    fn forward(&self, forward: &Forward, x: Operand) -> Result<Var> {
+    /// silu(gate(x)) · up(x).
+    fn gated(&self, forward: &Forward, x: Operand) -> Result<Operand> {
         // Each goes as soon as it has been read: this is where a block takes the most memory.
         let [gate, up] = Linear::forward_together(forward, [&self.gate, &self.up], x)?;
         let is_mixed = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward));
-        let gated: Operand = if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() };
-        drop((gate, up));
-        self.down.forward(forward, gated)
+        Ok(if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() })
     }
 }

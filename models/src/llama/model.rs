@@ -237,7 +237,7 @@ impl Llama {
             // The backward pass begins with the last block: its activations would be computed again at once.
             x = if self.checkpoint_activations && index < last {
                 let (layer, positions) = (layer.clone(), positions.clone());
-                forward.checkpoint(&[&x], move |forward, x| layer.forward(forward, &x[0], &positions, None))?
+                forward.checkpoint(&[&x], move |forward, x| layer.as_segment(forward, &x[0], &positions))?
             } else {
                 layer.forward(forward, &x, &positions, None)?
             };

@@ -23,29 +23,45 @@ impl Tensor {
     /// [`TensorError::DeviceMismatch`], or the device's own errors.
     pub fn silu_mul_row_scaled(&self, up: &Tensor) -> Result<(RowScaled, RoundedGate)> {
         const NAME: &str = "silu_mul_row_scaled";
+        if let Some([product, gate, up]) = self.gated(up, NAME, include_str!("kernels/forward.wgsl"))? {
+            return Ok((product, RoundedGate { gate, up }));
+        }
+        let product = self.silu_mul(up)?.row_scaled()?;
+        Ok((product, RoundedGate { gate: self.row_scaled()?, up: up.row_scaled()? }))
+    }
+
+    /// The product of [`Tensor::silu_mul_row_scaled`] alone, for those who keep nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn silu_mul_rounded(&self, up: &Tensor) -> Result<RowScaled> {
+        match self.gated(up, "silu_mul_rounded", include_str!("kernels/product.wgsl"))? {
+            Some([product]) => Ok(product),
+            None => self.silu_mul(up)?.row_scaled(),
+        }
+    }
+
+    /// What the kernel makes of gate and up; `None` where there is no GPU or nothing to compute.
+    fn gated<const N: usize>(
+        &self,
+        up: &Tensor,
+        name: &'static str,
+        text: &'static str,
+    ) -> Result<Option<[RowScaled; N]>> {
         let [rows, columns] = self.shape()[..] else {
             let expected = "a matrix [rows, columns]".into();
-            return Err(TensorError::Shape { operation: NAME, expected, found: *self.shape() });
+            return Err(TensorError::Shape { operation: name, expected, found: *self.shape() });
         };
-        self.expect_dtype(NAME, DType::F32)?;
-        check_operand(NAME, self, up, &[rows, columns])?;
+        self.expect_dtype(name, DType::F32)?;
+        check_operand(name, self, up, &[rows, columns])?;
         match self.device().backend() {
             Backend::Gpu(device) if self.elements() > 0 => {
                 let (gate, up) = (self.contiguous()?, up.contiguous()?);
-                let kernel = RowKernel {
-                    name: NAME,
-                    text: include_str!("kernels/forward.wgsl"),
-                    inputs: vec![("gate", RowInput::Rows(&gate)), ("up", RowInput::Rows(&up))],
-                    shape: [rows, columns],
-                    numbers: RowNumbers::default(),
-                };
-                let [product, gate, up] = kernel.run(device)?;
-                Ok((product, RoundedGate { gate, up }))
+                let inputs = vec![("gate", RowInput::Rows(&gate)), ("up", RowInput::Rows(&up))];
+                let kernel = RowKernel { name, text, inputs, shape: [rows, columns], numbers: RowNumbers::default() };
+                Ok(Some(kernel.run(device)?))
             }
-            _ => {
-                let product = self.silu_mul(up)?.row_scaled()?;
-                Ok((product, RoundedGate { gate: self.row_scaled()?, up: up.row_scaled()? }))
-            }
+            _ => Ok(None),
         }
     }
 }

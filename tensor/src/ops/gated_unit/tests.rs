@@ -76,6 +76,11 @@ on_each_backend! {
         check(matrices(), |[gate, up, upstream]| {
             let (shape, sigmoid) = (gate.shape(), |x: f64| 1.0 / (1.0 + (-x).exp()));
             let (product, kept) = gate.build(device).silu_mul_row_scaled(&up.build(device))?;
+            let alone = gate.build(device).silu_mul_rounded(&up.build(device))?;
+            let bits = |rows: &crate::ops::RowScaled| {
+                rows.values().to_vec::<crate::f16>().unwrap().into_iter().map(crate::f16::to_bits).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&alone), bits(&product));
             let silu_mul = |x: &[f64], u: &[f64]| x.iter().zip(u).map(|(x, u)| x * sigmoid(*x) * u).collect::<Vec<_>>();
             assert_rounded("product", &product, shape, &silu_mul(&gate.values(), &up.values()), 1e-5, 1e-6)?;
 
