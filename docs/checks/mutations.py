@@ -105,6 +105,14 @@ RUST = [
     ("an upload goes ahead of commands on their way", "tensor/src/gpu/transfer.rs",
      "!stream.sender.has_submitted(last_batch)", "false", "tensor:uploads_wait"),
     ("a measured choice is not kept", "tensor/src/gpu/tuner.rs", "table.choose(product, best.to_string())", "drop(product)", "tensor:tun"),
+    ("a residual's gradient with the wrong sign", "lora/src/linear/mixed.rs",
+     "dy.clone().into_tensor()?", "dy.clone().into_tensor()?.neg()?", "lora:together"),
+    ("a last layer's value is always left out", "autograd/src/tape.rs",
+     "!self.state.borrow().output_unread", "self.state.borrow().output_unread", "lora:together"),
+    ("rows are read in tiles, tiles in rows", "tensor/src/gpu/tiles.rs",
+     "storage.order.columns() == columns", "storage.order.columns() == columns || columns < u32::MAX", "tensor:tiles"),
+    ("a matrix's halves in the order of its words", "tensor/src/gpu/registers.rs",
+     "parameters.len() == 1", "parameters.len() < 3", "tensor:registers"),
 ]
 WGSL = [
     ("no barrier before a softmax's tree of sums (WGSL)", "tensor/src/ops/softmax/kernel.wgsl",
@@ -123,6 +131,10 @@ WGSL = [
      "params.one_minus_beta2 * (g * g)", "params.one_minus_beta2 * g", "tensor:adamw"),
     ("no barrier between a product's slabs (WGSL)", "tensor/src/ops/matmul/generator.rs",
      "        workgroupBarrier();\n        if (!more) {", "        if (!more) {", "tensor:matmul"),
+    ("tiles with neighbouring quads side by side (WGSL)", "tensor/src/gpu/tiles.wgsl",
+     "let quad = chunk % 64u / 32u * 2u + lane % 2u + lane / 2u * 4u;", "let quad = chunk % 64u / 32u * 4u + lane;", "tensor:tiles"),
+    ("the first half of packed rows twice (WGSL)", "tensor/src/ops/matmul/cooperative/direct/pack.wgsl",
+     "let lower_row = upper_row + 8u;", "let lower_row = upper_row;", "tensor:direct"),
 ]
 FEATURES = ",".join(f"{crate}/gpu-tests" for crate in ("tensor", "autograd", "lora", "reflora", "relora", "models"))
 

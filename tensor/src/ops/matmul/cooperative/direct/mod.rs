@@ -52,7 +52,8 @@ pub(in crate::ops::matmul) struct Config {
     apart: bool,
 }
 
-/// The kernel for a product, tested on the device; with `apart` it adds what is not in the result's buffer. `None` where the device or the shape does not suit.
+/// The kernel for a product, tested on the device; with `apart` it adds what is not in the result's buffer. `None` where the
+/// device or the shape does not suit.
 pub(in crate::ops::matmul) fn plan(
     gpu: &Gpu,
     product: &Product,
