@@ -209,7 +209,11 @@ impl WeightSource for RandomWeights<'_> {
     fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let key = RandomKey::named(self.seed, name, 0);
         let values = Tensor::random_normal(self.device, shape, 0.0, self.deviation, key)?;
-        Ok(values.cast(self.weight_type.resolve(DType::Bf16))?)
+        match self.weight_type.resolve(DType::Bf16) {
+            // As they are after such a file was loaded.
+            DType::F16 => Ok(values.cast(DType::Bf16)?.cast(DType::F16)?),
+            other => Ok(values.cast(other)?),
+        }
     }
 
     fn stored_shape(&self, _: &str) -> Option<Vec<usize>> {

@@ -201,7 +201,7 @@ impl TokenHead {
         let (hidden, labels) = labelled_rows(hidden, batch)?;
         let transformed = self.transform(forward, &hidden)?;
         let (decoder, bias) = self.output(forward);
-        let chunk = chunk_rows(self.decoder.shape()[0]);
+        let chunk = chunk_rows(self.decoder.shape()[0], self.decoder.device());
         biased_linear_cross_entropy(&transformed, &decoder, &bias, &labels, IGNORED, batch.valid, chunk)
     }
 

@@ -88,7 +88,8 @@ impl Llama {
     }
 
     /// A model with random weights: matrices from N(0, `initializer_range`²), norms one, biases zero. The same seed gives the same model on every
-    /// device, up to a few units in the last place. [`WeightType::Stored`] stands for bf16.
+    /// device, up to a few units in the last place. It stands for one from a file in bf16: [`WeightType::Stored`] is bf16, and f16
+    /// weights are bf16's numbers.
     ///
     /// # Errors
     /// The device's own errors.
@@ -130,7 +131,7 @@ impl Llama {
             head,
             rotary: Mutex::new(None),
             checkpoint_activations: false,
-            loss_chunk_rows: chunk_rows(config.vocab_size),
+            loss_chunk_rows: chunk_rows(config.vocab_size, device),
             config,
         })
     }
@@ -142,8 +143,8 @@ impl Llama {
         Llama { checkpoint_activations: on, ..self }
     }
 
-    /// How many positions the loss handles at once: the logits in memory are `[rows, vocabulary]`. By default rows
-    /// such that they take about 128 MiB.
+    /// How many positions the loss handles at once: the logits in memory are `[rows, vocabulary]`. By default about as
+    /// many as take 128 MiB, or up to 1024 on a GPU, if these take 512 MiB at the most.
     #[must_use]
     pub fn with_loss_chunk_rows(self, rows: usize) -> Self {
         Llama { loss_chunk_rows: rows.max(1), ..self }

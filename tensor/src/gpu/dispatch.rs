@@ -39,8 +39,10 @@ pub(crate) struct Dispatch<'a> {
 struct Binding<'a> {
     storage: &'a GpuStorage,
     write: bool,
-    /// Columns of the matrix that is read in tiles; 0 where elements are read in their own order.
+    /// Columns of the matrix that is in tiles; 0 where elements are in their own order.
     tile_columns: u32,
+    /// Every element is written and none read: whatever order the storage is in, this is its order from now on.
+    overwritten: bool,
 }
 
 impl<'a> Dispatch<'a> {
@@ -70,6 +72,16 @@ impl<'a> Dispatch<'a> {
         self.bind(tensor, false, 0)
     }
 
+    /// Binds a matrix that fills its whole storage for writing all its elements, in tiles, see [`super::tiles`]; both extents
+    /// are multiples of theirs.
+    pub fn write_tiles(mut self, tensor: &'a Tensor, columns: usize) -> Self {
+        self = self.bind(tensor, true, columns as u32);
+        if let Some(binding) = self.buffers.last_mut() {
+            binding.overwritten = true;
+        }
+        self
+    }
+
     /// Binds a matrix that fills its whole storage for reading in tiles, see [`super::tiles`]; both extents are multiples of
     /// theirs.
     pub fn read_tiles(self, tensor: &'a Tensor, columns: usize) -> Self {
@@ -83,6 +95,7 @@ impl<'a> Dispatch<'a> {
             storage,
             write,
             tile_columns: 0,
+            overwritten: false,
         }));
         self
     }
@@ -109,14 +122,18 @@ impl<'a> Dispatch<'a> {
         if grid.contains(&0) {
             return Ok(());
         }
-        let orders = self.buffers.iter().map(|binding| (binding.storage, binding.tile_columns));
+        let orders = self.buffers.iter().map(|binding| tiles::Wanted {
+            storage: binding.storage,
+            columns: binding.tile_columns,
+            overwritten: binding.overwritten,
+        });
         let _guard = if self.as_it_is { None } else { Some(tiles::arrange(gpu, orders)?) };
         lock(&gpu.stream).record(gpu, &self, grid)
     }
 
     fn bind(mut self, tensor: &'a Tensor, write: bool, tile_columns: u32) -> Self {
         match &tensor.storage {
-            Storage::Gpu(storage) => self.buffers.push(Binding { storage, write, tile_columns }),
+            Storage::Gpu(storage) => self.buffers.push(Binding { storage, write, tile_columns, overwritten: false }),
             Storage::Cpu(_) => {
                 self.invalid = Some(TensorError::Gpu {
                     operation: self.name.to_string(),

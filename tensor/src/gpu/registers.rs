@@ -3,7 +3,9 @@
 //!
 //! - `(vec4<u32>) -> coop_mat16x16<f32, A>`, and the same for B: the invocation's eight elements, two in a word;
 //! - `(vec2<u32>, vec2<u32>) -> coop_mat16x16<f32, B>`: the first halves of all four words, then the second ones;
-//! - `(coop_mat16x16<f32, C>)` to a structure of two `vec4<f32>`: the invocation's eight sums.
+//! - `(coop_mat16x16<f32, C>)` to a structure of two `vec4<f32>`: the invocation's eight sums;
+//! - `(coop_mat16x16<f32, C>, f32, f32) -> coop_mat16x16<f32, C>`: the sums, the first four times the first number and the others
+//!   times the second.
 //!
 //! Their bodies are written here, in the SPIR-V that naga made of the text. The loops of such a module are marked as not to be
 //! unrolled: unrolled, they need more registers than there are (TFLOP/s at 4096³ on an NVIDIA H200: 288 in place of 223).
@@ -38,6 +40,7 @@ mod spirv {
     pub const COMPOSITE_CONSTRUCT: u32 = 80;
     pub const COMPOSITE_EXTRACT: u32 = 81;
     pub const BITCAST: u32 = 124;
+    pub const MULTIPLY: u32 = 133;
     pub const LOOP_MERGE: u32 = 246;
     pub const LABEL: u32 = 248;
     pub const RETURN_VALUE: u32 = 254;
@@ -58,6 +61,8 @@ enum Task {
     Halves(u32),
     /// A matrix of this type to a structure.
     Elements { matrix: u32, structure: u32 },
+    /// A matrix of this type and two numbers to the same one, multiplied.
+    Scaled(u32),
 }
 
 /// The types of a module that matter here.
@@ -165,6 +170,11 @@ impl Types {
             {
                 Some(Task::Halves(result))
             }
+            (Some(&spirv::ACCUMULATOR), &[matrix, first, second])
+                if [matrix, first, second] == [result, self.float, self.float] =>
+            {
+                Some(Task::Scaled(result))
+            }
             (None, &[matrix]) if self.matrices.get(&matrix) == Some(&spirv::ACCUMULATOR) => {
                 let members = self.structures.get(&result)?;
                 let suits = members.len() == 2 && members.iter().all(|&member| is_vector(member, self.float, 4));
@@ -234,7 +244,7 @@ impl Writer {
         let helpers = self.helpers.take().expect("declared helpers");
         let label = self.id();
         self.instruction(spirv::LABEL, &[label]);
-        let (Task::Matrix(matrix) | Task::Halves(matrix) | Task::Elements { matrix, .. }) = task;
+        let (Task::Matrix(matrix) | Task::Halves(matrix) | Task::Elements { matrix, .. } | Task::Scaled(matrix)) = task;
         let variable = self.value(spirv::VARIABLE, helpers.matrix_pointers[&matrix], &[spirv::FUNCTION_STORAGE]);
         let result = match task {
             Task::Matrix(_) | Task::Halves(_) => {
@@ -264,6 +274,17 @@ impl Writer {
                     [0, 4].map(|from| self.value(spirv::COMPOSITE_CONSTRUCT, vector, &elements[from..from + 4]));
                 self.value(spirv::COMPOSITE_CONSTRUCT, structure, &[upper, lower])
             }
+            Task::Scaled(_) => {
+                self.instruction(spirv::STORE, &[variable, parameters[0]]);
+                for (element, number) in helpers.numbers.into_iter().enumerate() {
+                    let place = self.value(spirv::ACCESS_CHAIN, helpers.float_pointer, &[variable, number]);
+                    let found = self.value(spirv::LOAD, types.float, &[place]);
+                    let factor = parameters[1 + element / (ELEMENTS as usize / 2)];
+                    let product = self.value(spirv::MULTIPLY, types.float, &[found, factor]);
+                    self.instruction(spirv::STORE, &[place, product]);
+                }
+                self.value(spirv::LOAD, matrix, &[variable])
+            }
         };
         self.instruction(spirv::RETURN_VALUE, &[result]);
         self.helpers = Some(helpers);
@@ -281,6 +302,7 @@ mod tests {
         fn matrix_a(words: vec4<u32>) -> coop_mat16x16<f32, A> { return coop_mat16x16<f32, A>(); }
         fn matrix_b(first: vec2<u32>, second: vec2<u32>) -> coop_mat16x16<f32, B> { return coop_mat16x16<f32, B>(); }
         fn elements(sum: coop_mat16x16<f32, C>) -> Elements { return Elements(); }
+        fn scaled(sum: coop_mat16x16<f32, C>, upper: f32, lower: f32) -> coop_mat16x16<f32, C> { return sum; }
         fn other(words: vec4<u32>) -> vec4<u32> { return words + 1u; }
         @compute @workgroup_size(32)
         fn main() {
@@ -288,7 +310,7 @@ mod tests {
             for (var i = 0u; i < 9u; i += 1u) {
                 sum = coopMultiplyAdd(matrix_a(x[i]), matrix_b(x[i].xy, x[i].zw), sum);
             }
-            let found = elements(sum);
+            let found = elements(scaled(sum, 2.0, 3.0));
             x[0] = other(bitcast<vec4<u32>>(found.upper + found.lower));
         }";
 
@@ -314,9 +336,14 @@ mod tests {
             found.windows(2).filter(|pair| pair[0].0 == spirv::ACCESS_CHAIN && pair[1].0 == spirv::STORE);
         assert_eq!(stores_of_halves.count(), 16 + 1, "one is the text's own");
         let sums = found.windows(2).filter(|pair| pair[0].0 == spirv::ACCESS_CHAIN && pair[1].0 == spirv::LOAD);
-        assert!(sums.count() >= 8);
+        assert!(sums.count() >= 16);
         assert_eq!(count(spirv::FUNCTION), count(spirv::FUNCTION_END));
-        assert_eq!(count(spirv::FUNCTION), 5);
+        assert_eq!(count(spirv::FUNCTION), 6);
+        // Four sums times the first number, four times the second.
+        let factors: Vec<u32> =
+            found.iter().filter(|(op, _)| *op == spirv::MULTIPLY).map(|(_, operands)| operands[3]).collect();
+        assert!(factors[..4] == [factors[0]; 4] && factors[4..] == [factors[4]; 4] && factors[0] != factors[4]);
+        assert_eq!(factors.len(), 8);
         let controls: Vec<u32> =
             found.iter().filter(|(op, _)| *op == spirv::LOOP_MERGE).map(|(_, operands)| operands[2]).collect();
         assert_eq!(controls, [spirv::DONT_UNROLL]);

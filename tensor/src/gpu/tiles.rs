@@ -61,20 +61,29 @@ struct Params {
     to_tiles: u32,
 }
 
-/// Brings storages into the orders that are wanted: tiles of a matrix of so many columns, or rows where that is 0.
-pub(super) fn arrange<'a, 'b>(
-    gpu: &'a Gpu,
-    wanted: impl Iterator<Item = (&'b GpuStorage, u32)> + Clone,
-) -> Result<Guard<'a>> {
+/// The order that a kernel wants a storage in.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub storage: &'a GpuStorage,
+    /// Tiles of a matrix of so many columns, or rows where that is 0.
+    pub columns: u32,
+    /// Its elements are all written, none is read.
+    pub overwritten: bool,
+}
+
+/// Brings storages into the orders that are wanted.
+pub(super) fn arrange<'a, 'b>(gpu: &'a Gpu, wanted: impl Iterator<Item = Wanted<'b>> + Clone) -> Result<Guard<'a>> {
     let guard = read(&gpu.orders);
-    if wanted.clone().all(|(storage, columns)| storage.order.columns() == columns) {
+    if wanted.clone().all(|wanted| wanted.storage.order.columns() == wanted.columns) {
         return Ok(Guard::Shared { _guard: guard });
     }
     drop(guard);
     let guard = write(&gpu.orders);
-    for (storage, columns) in wanted {
+    for Wanted { storage, columns, overwritten } in wanted {
         let found = storage.order.columns();
-        if found != columns {
+        if overwritten {
+            storage.order.columns.store(columns, Relaxed);
+        } else if found != columns {
             if found > 0 {
                 turn(gpu, storage, found, false)?;
                 storage.order.columns.store(0, Relaxed);
@@ -150,6 +159,22 @@ mod tests {
             let row = tile / (columns / 32) * 16 + 2 * pair + element / 4;
             let column = tile % (columns / 32) * 32 + 4 * (2 * half + lane % 2 + 4 * (lane / 2)) + element % 4;
             assert_eq!(value, values[row * columns + column], "row {row}, column {column}");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+    fn what_is_written_in_tiles_is_read_in_rows_wgsl() {
+        let (x, values) = matrix(32, 64);
+        for before in [0, 32] {
+            let out = Tensor::zeros(gpu(), x.shape(), DType::F16).unwrap();
+            if before > 0 {
+                read_in_tiles(&out, before);
+            }
+            let dispatch = Dispatch::new("words", "main", Source::Wgsl(COPY)).read_tiles(&x, 64).write_tiles(&out, 64);
+            dispatch.run(backend(), [x.elements() as u32 / 2, 1, 1]).unwrap();
+            assert_eq!(read_in_tiles(&out, 64), read_in_tiles(&x, 64));
+            assert_eq!(out.to_vec::<f16>().unwrap(), values);
         }
     }
 

@@ -90,6 +90,8 @@ fn team(subgroups: usize) -> usize {
 pub(super) struct Launch<'a> {
     pub gpu: &'a Gpu,
     pub surroundings: &'a Surroundings,
+    /// With the kernels of [`super::direct`], whose operands are in tiles.
+    pub direct: bool,
 }
 
 impl Launch<'_> {
@@ -117,10 +119,11 @@ impl Launch<'_> {
         let team = team(pairs[0].max(pairs[1]).div_ceil(2 * SUBGROUP));
         let dispatch = Dispatch::new("mixed_attention_round", "main", Source::Wgsl(include_str!("round.wgsl")));
         let dispatch = operands.into_iter().chain([cosines, sines]).fold(dispatch, Dispatch::read);
-        let dispatch = rounded.iter().fold(dispatch, |dispatch, (values, _)| dispatch.write(values));
+        let dispatch = rounded.iter().fold(dispatch, |dispatch, (values, _)| self.write_operand(dispatch, values));
         let dispatch = rounded.iter().fold(dispatch, |dispatch, (_, scales)| dispatch.write(scales));
         let [x, y, _] = row_grid(rows, team);
-        dispatch.constant("TEAM", team as f64).params(&params).run(self.gpu, [x, y, 3])?;
+        let dispatch = dispatch.constant("TEAM", team as f64).constant("TILED", f64::from(u8::from(self.direct)));
+        dispatch.params(&params).run(self.gpu, [x, y, 3])?;
         Ok(rounded.map(|(values, scales)| RowScaled::from_parts(values, scales)))
     }
 
@@ -142,21 +145,31 @@ impl Launch<'_> {
         // Four vectors for each invocation, whole heads for each subgroup.
         let in_subgroup = SUBGROUP / params.head as usize * params.head as usize;
         let team = team((heads * head_dim / VECTOR).div_ceil(4 * in_subgroup));
-        Dispatch::new("mixed_attention_round_upstream", "main", Source::Wgsl(include_str!("round_upstream.wgsl")))
+        let source = Source::Wgsl(include_str!("round_upstream.wgsl"));
+        let dispatch = Dispatch::new("mixed_attention_round_upstream", "main", source)
             .read(upstream)
             .read(output.values())
-            .read(output.scales())
-            .write(&values)
+            .read(output.scales());
+        self.write_operand(dispatch, &values)
             .write(&scales)
             .write(&deltas)
             .constant("TEAM", team as f64)
+            .constant("TILED", f64::from(u8::from(self.direct)))
             .params(&params)
             .run(self.gpu, row_grid(batch * sequence, team))?;
         Ok((RowScaled::from_parts(values, scales), deltas))
     }
 
+    /// Binds rounded rows in the order that the kernels read them in.
+    fn write_operand<'a>(&self, dispatch: Dispatch<'a>, values: &'a Tensor) -> Dispatch<'a> {
+        if self.direct { dispatch.write_tiles(values, values.shape()[1]) } else { dispatch.write(values) }
+    }
+
     /// The output and log_sum_exp.
     pub fn forward(&self, [q, k, v]: [&RowScaled; 3]) -> Result<(RowScaled, Tensor)> {
+        if self.direct {
+            return self.direct_forward([q, k, v]);
+        }
         let [batch, sequence, heads, head_dim] = self.surroundings.q_extents();
         let (values, scales) = self.row_scaled(batch * sequence, heads * head_dim)?;
         let log_sum_exp = self.uninitialised(&[batch, heads, sequence], DType::F32)?;
@@ -176,6 +189,10 @@ impl Launch<'_> {
         let dq = self.uninitialised(q_shape, DType::F32)?;
         let dk = self.uninitialised(k_shape, DType::F32)?;
         let dv = self.uninitialised(k_shape, DType::F32)?;
+        if self.direct {
+            self.direct_backward(saved, upstream, deltas, [&dq, &dk, &dv])?;
+            return Ok([dq, dk, dv]);
+        }
         self.gradient(Kernel::QueryGradient, saved, upstream, deltas, &[&dq])?;
         self.gradient(Kernel::KeyValueGradient, saved, upstream, deltas, &[&dk, &dv])?;
         Ok([dq, dk, dv])
@@ -209,7 +226,7 @@ impl Launch<'_> {
     }
 
     /// Records a kernel whose rows are those of `heads` heads.
-    fn run(&self, dispatch: Dispatch<'_>, heads: usize) -> Result<()> {
+    pub(super) fn run(&self, dispatch: Dispatch<'_>, heads: usize) -> Result<()> {
         let Surroundings { cosines, sines, key_mask, config, q_shape, k_shape } = self.surroundings;
         let [batch, sequence] = [q_shape[0], q_shape[1]];
         let row_blocks = sequence.div_ceil(ROWS);
@@ -233,14 +250,14 @@ impl Launch<'_> {
     }
 
     /// Storage of rounded rows. Kernels read [`ROWS`] rows at once, and so beyond a sequence's last ones, whatever is there.
-    fn row_scaled(&self, rows: usize, columns: usize) -> Result<(Tensor, Tensor)> {
+    pub(super) fn row_scaled(&self, rows: usize, columns: usize) -> Result<(Tensor, Tensor)> {
         let sequence = self.surroundings.q_shape[1];
         let stored = rows + sequence.next_multiple_of(ROWS) - sequence;
         let values = self.uninitialised(&[stored, columns], DType::F16)?.slice(0, 0, rows)?;
         Ok((values, self.uninitialised(&[rows], DType::F32)?))
     }
 
-    fn uninitialised(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    pub(super) fn uninitialised(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
         Tensor::uninitialised(self.surroundings.cosines.device(), NAME, Shape::new(shape)?, dtype)
     }
 }

@@ -8,6 +8,7 @@
 //! operations in f32, of the rounded operands, with the same meaning.
 
 mod config;
+mod direct;
 mod ending;
 mod generator;
 mod gpu;
@@ -163,8 +164,11 @@ impl Surroundings {
     fn launch(&self, operands: &[&Tensor]) -> Result<Option<Launch<'_>>> {
         match self.cosines.device().backend() {
             Backend::Gpu(gpu) if gpu.cooperative.usable() && gpu::suits(self, operands) => {
-                let passes = self_test::passes(gpu, self.q_shape[3], self.cosines.device())?;
-                Ok(passes.then_some(Launch { gpu, surroundings: self }))
+                let (head_dim, device) = (self.q_shape[3], self.cosines.device());
+                let direct = direct::suits(gpu, self)
+                    && self_test::direct_passes(gpu, head_dim, self.key_mask.is_some(), device)?;
+                let passes = direct || self_test::passes(gpu, head_dim, device)?;
+                Ok(passes.then_some(Launch { gpu, surroundings: self, direct }))
             }
             _ => Ok(None),
         }

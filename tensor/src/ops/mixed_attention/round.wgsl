@@ -37,6 +37,8 @@ var<immediate> params: Params;
 
 // Invocations that share a row: whole subgroups, a power of two of them, at most 256.
 override TEAM: u32;
+// 1 for values in tiles.
+override TILED: u32;
 
 var<workgroup> scratch: array<u32, 8>;
 
@@ -124,21 +126,24 @@ fn pair_at(row: Row, i: u32) -> Pair {
 }
 
 fn write(row: Row, i: u32, pair: Pair, factor: f32) {
-    let place = place_of(row, i);
+    let vectors = 2u * row.pairs;
+    let vector = i / params.half * 2u * params.half + i % params.half;
+    let low_place = place_in_storage(row.number, vector, vectors);
+    let high_place = place_in_storage(row.number, vector + params.half, vectors);
     let low = vec4<f16>(pair.low * factor);
     let high = vec4<f16>(pair.high * factor);
     switch row.operand {
         case 0u: {
-            q_values[place] = low;
-            q_values[place + params.half] = high;
+            q_values[low_place] = low;
+            q_values[high_place] = high;
         }
         case 1u: {
-            k_values[place] = low;
-            k_values[place + params.half] = high;
+            k_values[low_place] = low;
+            k_values[high_place] = high;
         }
         default: {
-            v_values[place] = low;
-            v_values[place + params.half] = high;
+            v_values[low_place] = low;
+            v_values[high_place] = high;
         }
     }
 }
@@ -161,4 +166,15 @@ fn write_scale(row: Row, scale: f32) {
 fn magnitudes(pair: Pair) -> vec4<u32> {
     let all = vec4<u32>(0x7fffffffu);
     return max(bitcast<vec4<u32>>(pair.low) & all, bitcast<vec4<u32>>(pair.high) & all);
+}
+
+// Where a vector is in the storage of values: in rows, or in tiles of 16 rows and 32 columns, see gpu/tiles.rs.
+fn place_in_storage(row: u32, vector: u32, vectors: u32) -> u32 {
+    if (TILED == 0u) {
+        return row * vectors + vector;
+    }
+    let tile = row / 16u * (vectors / 8u) + vector / 8u;
+    let quad = vector % 8u;
+    let chunk = quad % 4u / 2u * 32u + row % 16u / 2u * 4u + quad % 2u + quad / 4u * 2u;
+    return tile * 128u + chunk * 2u + row % 2u;
 }

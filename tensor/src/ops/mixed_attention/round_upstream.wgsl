@@ -25,6 +25,8 @@ var<immediate> params: Params;
 
 // Invocations that share a row: whole subgroups, a power of two of them, at most 256.
 override TEAM: u32;
+// 1 for values in tiles.
+override TILED: u32;
 
 var<workgroup> scratch: array<u32, 8>;
 
@@ -94,7 +96,7 @@ fn finish(row: u32, i: u32, writes: bool, value: vec4<f32>) {
         delta += select(0.0, other, place_in_head + step < params.head);
     }
     if (i < vectors && writes) {
-        values[place] = rounded;
+        values[place_in_storage(row, i, vectors)] = rounded;
         if (place_in_head == 0u) {
             let query = row % params.sequence;
             deltas[(row / params.sequence * params.heads + i / params.head) * params.sequence + query] = delta * output_scales[row];
@@ -105,4 +107,15 @@ fn finish(row: u32, i: u32, writes: bool, value: vec4<f32>) {
 // Magnitudes are in the order of their bits, NaN the largest.
 fn magnitudes(value: vec4<f32>) -> vec4<u32> {
     return bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu);
+}
+
+// Where a vector is in the storage of values: in rows, or in tiles of 16 rows and 32 columns, see gpu/tiles.rs.
+fn place_in_storage(row: u32, vector: u32, vectors: u32) -> u32 {
+    if (TILED == 0u) {
+        return row * vectors + vector;
+    }
+    let tile = row / 16u * (vectors / 8u) + vector / 8u;
+    let quad = vector % 8u;
+    let chunk = quad % 4u / 2u * 32u + row % 16u / 2u * 4u + quad % 2u + quad / 4u * 2u;
+    return tile * 128u + chunk * 2u + row % 2u;
 }

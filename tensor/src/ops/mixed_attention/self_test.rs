@@ -9,8 +9,14 @@ use crate::ops::attention::AttentionConfig;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
-/// `[batch, sequence, heads, kv_heads]`: several tiles, the last ones partly empty, and a shared key head.
-const EXTENTS: [usize; 4] = [2, 150, 4, 2];
+/// `[batch, heads, kv_heads]`: shared key heads.
+const EXTENTS: [usize; 3] = [2, 4, 2];
+
+/// Several tiles, the last ones partly empty.
+const SEQUENCE: usize = 150;
+
+/// As many rows as whole tiles have, an odd number of them, and not as many as whole workgroups take.
+pub(super) const WHOLE_TILES: usize = 144;
 
 /// Admitted difference, of the largest element: what rounding factors to 11 bits makes of sums of many.
 const TOLERANCE: f32 = 3e-3;
@@ -18,19 +24,47 @@ const TOLERANCE: f32 = 3e-3;
 /// Whether the kernels for heads of this length may be used on this device: what their test said, which runs at the first call.
 pub(super) fn passes(gpu: &Gpu, head_dim: usize, device: &Device) -> Result<bool> {
     let name = format!("mixed_attention_{head_dim}");
-    let fault = gpu.cooperative.fault(&name, || find_fault(gpu, head_dim, device))?;
+    let fault = gpu.cooperative.fault(&name, || find_fault(gpu, Kernels::InWorkgroupMemory, head_dim, device))?;
     if let Some(fault) = &fault {
         gpu.cooperative.turn_off(&gpu.summary.name, fault);
     }
     Ok(fault.is_none())
 }
 
+/// As [`passes`], for the kernels of [`super::direct`], with a mask or without.
+pub(super) fn direct_passes(gpu: &Gpu, head_dim: usize, masked: bool, device: &Device) -> Result<bool> {
+    let name = format!("direct_attention_{head_dim}_{masked}");
+    let test = || find_fault(gpu, Kernels::Direct { masked }, head_dim, device);
+    let fault = gpu.cooperative.fault(&name, test)?;
+    if let Some(fault) = &fault {
+        gpu.cooperative.turn_off_direct(&gpu.summary.name, fault);
+    }
+    Ok(fault.is_none())
+}
+
+/// What is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernels {
+    /// Those of [`super::generator`], which handle masks and their absence alike.
+    InWorkgroupMemory,
+    /// Those of [`super::direct`].
+    Direct { masked: bool },
+}
+
 /// Compares the kernels with the CPU's attention.
-pub(super) fn find_fault(gpu: &Gpu, head_dim: usize, device: &Device) -> Result<Option<String>> {
-    let (want, [q, k, v, upstream]) = problem(head_dim, &Device::cpu())?;
+pub(super) fn find_fault(gpu: &Gpu, kernels: Kernels, head_dim: usize, device: &Device) -> Result<Option<String>> {
+    let direct = kernels != Kernels::InWorkgroupMemory;
+    let problem = |device: &Device| {
+        let (mut surroundings, operands) = problem(if direct { WHOLE_TILES } else { SEQUENCE }, head_dim, device)?;
+        if kernels == (Kernels::Direct { masked: false }) {
+            surroundings.key_mask = None;
+        }
+        Result::Ok((surroundings, operands))
+    };
+    let (want, [q, k, v, upstream]) = problem(&Device::cpu())?;
     let want = results(&MixedAttention::composed(want, [&q, &k, &v])?, |saved| saved.composed_backward(&upstream))?;
-    let (surroundings, [q, k, v, upstream]) = problem(head_dim, device)?;
-    let launch = Launch { gpu, surroundings: &surroundings };
+    let (surroundings, [q, k, v, upstream]) = problem(device)?;
+    let launch = Launch { gpu, surroundings: &surroundings, direct };
     let got = MixedAttention::on_tensor_cores(&launch, [&q, &k, &v])?;
     let got = results(&got, |saved| saved.backward_on_tensor_cores(&launch, &upstream))?;
     for (name, (got, want)) in ["output", "log_sum_exp", "dq", "dk", "dv"].into_iter().zip(got.iter().zip(&want)) {
@@ -53,8 +87,8 @@ fn results(
 }
 
 /// Rows of different magnitudes, under a mask that hides some keys, and all from the second sequence's first queries.
-fn problem(head_dim: usize, device: &Device) -> Result<(Surroundings, [Tensor; 4])> {
-    let [batch, sequence, heads, kv_heads] = EXTENTS;
+pub(super) fn problem(sequence: usize, head_dim: usize, device: &Device) -> Result<(Surroundings, [Tensor; 4])> {
+    let [batch, heads, kv_heads] = EXTENTS;
     let noise = |count: usize, seed: u32| {
         (0..count as u32)
             .map(move |i| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)

@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
 use super::config::{Config, Kernel};
-use super::self_test;
+use super::self_test::{self, Kernels};
 use crate::device::Backend;
-use crate::gpu::{assert_as_reviewed, validate};
+use crate::gpu::{STORED_TILE, assert_as_reviewed, validate};
 use crate::testing::{Recipe, assert_close, check, on_each_backend, recipe_of};
 use crate::{
     AttentionConfig, Device, MixedAttention, Result, Tensor, attention, attention_backward, rotary, rotary_backward,
@@ -153,8 +153,9 @@ fn every_kernel_is_valid_wgsl() {
     for config in configurations() {
         validate(&config.name(), &config.wgsl(), &[]);
     }
-    validate("round", include_str!("round.wgsl"), &[("TEAM", 64.0)]);
-    validate("round_upstream", include_str!("round_upstream.wgsl"), &[("TEAM", 64.0)]);
+    let constants = [("TEAM", 64.0), ("TILED", 1.0)];
+    validate("round", include_str!("round.wgsl"), &constants);
+    validate("round_upstream", include_str!("round_upstream.wgsl"), &constants);
 }
 
 #[test]
@@ -185,7 +186,12 @@ fn tensor_cores() -> (&'static crate::gpu::Gpu, &'static Device) {
 fn every_kernel_passes_its_test() {
     let (gpu, device) = tensor_cores();
     for head_dim in MixedAttention::HEAD_DIMS {
-        assert_eq!(self_test::find_fault(gpu, head_dim, device).unwrap(), None, "head_dim {head_dim}");
+        let direct = gpu.cooperative.direct_usable() && head_dim.is_multiple_of(STORED_TILE[1]);
+        let direct = [false, true].into_iter().filter(|_| direct).map(|masked| Kernels::Direct { masked });
+        for kernels in direct.chain([Kernels::InWorkgroupMemory]) {
+            let fault = self_test::find_fault(gpu, kernels, head_dim, device).unwrap();
+            assert_eq!(fault, None, "{kernels:?}, head_dim {head_dim}");
+        }
     }
 }
 
@@ -193,7 +199,14 @@ fn every_kernel_passes_its_test() {
 #[cfg_attr(not(feature = "cooperative-tests"), ignore = "needs tensor cores: --features cooperative-tests")]
 fn is_attention_on_tensor_cores() {
     let (_, device) = tensor_cores();
-    let sequences = prop_oneof![Just(16usize), Just(63), Just(64), Just(129), 17usize..200];
+    let sequences = prop_oneof![
+        Just(16usize),
+        Just(63),
+        Just(64),
+        Just(129),
+        17usize..200,
+        (1usize..20).prop_map(|tiles| 16 * tiles)
+    ];
     let head_dims = prop::sample::select(&MixedAttention::HEAD_DIMS[..]);
     // Many heads make rows that do not stay in registers while they are rounded.
     let kv_heads = prop_oneof![8 => 1usize..=2, 1 => Just(5), 1 => Just(20)];
