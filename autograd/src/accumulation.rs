@@ -14,7 +14,7 @@ pub struct Gradient {
 }
 
 #[derive(Clone, Debug)]
-enum Value {
+pub(crate) enum Value {
     Exact(Tensor),
     Rounded(RowScaled),
 }
@@ -28,6 +28,11 @@ impl Gradient {
     /// The shape of what it is the gradient of.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The gradient as it came.
+    pub(crate) fn into_value(self) -> Value {
+        self.value
     }
 
     /// The gradient in f32.
@@ -129,6 +134,14 @@ impl Totals {
     /// As [`Totals::add`].
     pub fn add_rounded(&mut self, input: usize, rows: RowScaled, shape: &Shape) -> Result<()> {
         self.put(input, |total| Gradient::rounded(rows, *shape).added_to(total))
+    }
+
+    /// Whether an input has gathered nothing so far.
+    ///
+    /// # Errors
+    /// As [`Totals::update`].
+    pub fn is_empty(&mut self, input: usize) -> Result<bool> {
+        Ok(self.total(input)?.is_none())
     }
 
     /// Replaces the total (`None` where nothing was gathered) by what `sum` makes of it: the total and a contribution.

@@ -60,6 +60,6 @@ pub use rules::{
     DisentangledConfig, biased_linear_cross_entropy, cross_entropy, linear_cross_entropy, mse_loss, select_where,
 };
 pub use schedule::{Decay, Schedule};
-pub use tape::{Tape, TapeInput, record, record_accumulating, record_outputs};
+pub use tape::{Tape, TapeInput, record, record_accumulating, record_outputs, record_rounded_outputs};
 pub use tensor::{Result, TensorError};
 pub use var::Var;

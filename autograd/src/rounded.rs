@@ -7,6 +7,7 @@ use std::rc::Rc;
 use tensor::{DType, Device, Result, RowScaled, Shape, Tensor};
 
 use crate::accumulation::{Gradient, Totals};
+use crate::finite;
 use crate::tape::{TapeInput, record_accumulating, record_place};
 use crate::var::{Place, Var};
 
@@ -14,7 +15,8 @@ use crate::var::{Place, Var};
 const SMALL_BYTES: usize = 8 << 20;
 
 /// A variable whose value is held as rows along its last axis in 16 bits ([`Tensor::row_scaled`]): what only products in
-/// mixed precision use need not exist in f32. Its gradient is f32. Cloning is cheap.
+/// mixed precision use need not exist in f32. Its gradient is f32, unless [it is read](RoundedVar::reads_rounded_gradient) in 16
+/// bits, too. Cloning is cheap.
 ///
 /// Rules keep its value by [`RoundedVar::kept`], which computes it again where that costs less than keeping it.
 #[derive(Clone, Debug)]
@@ -23,6 +25,14 @@ pub struct RoundedVar {
     shape: Shape,
     place: Option<Place>,
     kept: KeptRows,
+    gradient: Reads,
+}
+
+/// As what the rule of an operation reads the gradient of its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Exact,
+    Rounded,
 }
 
 /// Rounded rows as a rule keeps them for the backward pass: the rows themselves, or how to compute them again, which the
@@ -80,7 +90,7 @@ impl RoundedVar {
     /// are small, rules let `again` compute the rows once more, which must be the same.
     pub(crate) fn record(
         operation: &'static str,
-        inputs: &[&Var],
+        inputs: &[impl TapeInput],
         (rows, shape): (RowScaled, Shape),
         again: impl Fn() -> Result<RowScaled> + 'static,
         backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
@@ -89,36 +99,47 @@ impl RoundedVar {
             return Self::record_kept(operation, inputs, (rows, shape), backward);
         }
         let again = Again { rows: OnceCell::new(), compute: Box::new(again) };
-        Self::recorded(operation, inputs, (rows, shape), KeptRows(Kept::Again(Rc::new(again))), backward)
+        let kept = KeptRows(Kept::Again(Rc::new(again)));
+        finite::look(operation, false, rows.values());
+        Self::from_parts((rows, shape), record_place(operation, inputs, backward), kept)
     }
 
     /// As [`RoundedVar::record`], for rows that are kept.
     pub(crate) fn record_kept(
         operation: &'static str,
-        inputs: &[&Var],
+        inputs: &[impl TapeInput],
         (rows, shape): (RowScaled, Shape),
         backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     ) -> Self {
-        let kept = rows.clone().into();
-        Self::recorded(operation, inputs, (rows, shape), kept, backward)
-    }
-
-    fn recorded(
-        operation: &'static str,
-        inputs: &[&Var],
-        (rows, shape): (RowScaled, Shape),
-        kept: KeptRows,
-        backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
-    ) -> Self {
-        crate::finite::look(operation, false, rows.values());
-        let place = record_place(operation, inputs, backward);
-        RoundedVar { rows, shape, place, kept }
+        finite::look(operation, false, rows.values());
+        Self::kept_at((rows, shape), record_place(operation, inputs, backward))
     }
 
     /// A result that nobody wants a gradient of.
     pub(crate) fn constant(rows: RowScaled, shape: Shape) -> Self {
-        crate::finite::look("rounded", false, rows.values());
-        RoundedVar { kept: rows.clone().into(), rows, shape, place: None }
+        finite::look("rounded", false, rows.values());
+        Self::kept_at((rows, shape), None)
+    }
+
+    /// Rows that are kept, of an operation that is recorded.
+    pub(crate) fn kept_at((rows, shape): (RowScaled, Shape), place: Option<Place>) -> Self {
+        let kept = rows.clone().into();
+        Self::from_parts((rows, shape), place, kept)
+    }
+
+    fn from_parts((rows, shape): (RowScaled, Shape), place: Option<Place>, kept: KeptRows) -> Self {
+        RoundedVar { rows, shape, place, kept, gradient: Reads::Exact }
+    }
+
+    /// The same variable, of an operation whose rule takes a gradient in 16 bits as it is.
+    pub(crate) fn reading_rounded_gradient(self) -> Self {
+        RoundedVar { gradient: Reads::Rounded, ..self }
+    }
+
+    /// Whether a gradient of this variable may as well come in 16 bits ([`Totals::add_rounded`]): the rule that reads it takes it
+    /// as it is. Sums are f32 all the same, so several contributions had better not be rounded each.
+    pub fn reads_rounded_gradient(&self) -> bool {
+        self.gradient == Reads::Rounded
     }
 
     /// The value.
@@ -189,6 +210,11 @@ impl Operand {
             Operand::Exact(x) => x.device(),
             Operand::Rounded(x) => x.rows.device(),
         }
+    }
+
+    /// See [`RoundedVar::reads_rounded_gradient`].
+    pub fn reads_rounded_gradient(&self) -> bool {
+        matches!(self, Operand::Rounded(x) if x.reads_rounded_gradient())
     }
 
     /// The value in 16 bits, see [`Var::row_scaled`].

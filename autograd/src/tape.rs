@@ -6,11 +6,12 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tensor::{DType, Result, Shape, Tensor, TensorError};
+use tensor::{DType, Result, RowScaled, Shape, Tensor, TensorError};
 
 use crate::accumulation::{Gradient, Totals};
 use crate::finite;
 use crate::gradients::Gradients;
+use crate::rounded::RoundedVar;
 use crate::var::{Place, Var};
 use crate::walk::{Backward, Edge, Node, Walk};
 
@@ -338,10 +339,36 @@ where
     F: FnOnce(Vec<Option<Gradient>>, &mut Totals) -> Result<()> + 'static,
 {
     outputs.iter().for_each(|output| finite::look(operation, false, output));
+    let places = record_places(operation, inputs, outputs.len(), backward);
+    outputs.into_iter().zip(places).map(|(output, place)| Var::from_parts(output, place)).collect()
+}
+
+/// As [`record_outputs`], for outputs that are rounded rows, each of a variable of the shape beside it. Rules keep the rows
+/// themselves.
+pub fn record_rounded_outputs<I, F>(
+    operation: &'static str,
+    inputs: &[I],
+    outputs: Vec<(RowScaled, Shape)>,
+    backward: F,
+) -> Vec<RoundedVar>
+where
+    I: TapeInput,
+    F: FnOnce(Vec<Option<Gradient>>, &mut Totals) -> Result<()> + 'static,
+{
+    outputs.iter().for_each(|(rows, _)| finite::look(operation, false, rows.values()));
+    let places = record_places(operation, inputs, outputs.len(), backward);
+    outputs.into_iter().zip(places).map(|(output, place)| RoundedVar::kept_at(output, place)).collect()
+}
+
+/// The places of an operation's outputs on the tape of its inputs, `None` each if no gradients are wanted for them.
+fn record_places<I, F>(operation: &'static str, inputs: &[I], outputs: usize, backward: F) -> Vec<Option<Place>>
+where
+    I: TapeInput,
+    F: FnOnce(Vec<Option<Gradient>>, &mut Totals) -> Result<()> + 'static,
+{
     let tape = inputs.iter().find_map(TapeInput::place).map(|place| &place.tape);
-    let places = tape.and_then(|tape| tape.places_of(operation, inputs, outputs.len(), backward));
-    let mut places = places.into_iter().flatten();
-    outputs.into_iter().map(|output| Var::from_parts(output, places.next())).collect()
+    let places = tape.and_then(|tape| tape.places_of(operation, inputs, outputs, backward));
+    places.map_or_else(|| vec![None; outputs], |places| places.into_iter().map(Some).collect())
 }
 
 /// The place of an operation's output on the tape of its inputs, if a gradient is wanted for it.

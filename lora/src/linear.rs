@@ -114,7 +114,7 @@ impl Linear {
     pub fn forward(&self, forward: &Forward, x: impl Into<Operand>) -> Result<Var> {
         let x = &x.into();
         self.check_input(x)?;
-        self.forward_as(self.branch(forward, x)?, forward, x)
+        self.forward_as(self.branch(forward)?, forward, x)
     }
 
     /// `residual` plus what [`Linear::forward`] gives, at the cost of one pass less where the layer trains in mixed precision.
@@ -143,7 +143,7 @@ impl Linear {
             let expected = format!("a residual {output:?} of `{}`", self.name);
             return Err(TensorError::Shape { operation: "linear", expected, found: *residual.shape() });
         }
-        match self.branch(forward, x)? {
+        match self.branch(forward)? {
             Some(branch) => Ok(mixed::together(&[branch], x, Some((residual, reading)))?.remove(0)),
             None => residual.add(&self.forward_alone(forward, x)?),
         }
@@ -162,7 +162,7 @@ impl Linear {
     ) -> Result<[Var; N]> {
         let x = &x.into();
         layers.iter().try_for_each(|layer| layer.check_input(x))?;
-        let branches = layers.iter().map(|layer| layer.branch(forward, x)).collect::<Result<Vec<_>>>()?;
+        let branches = layers.iter().map(|layer| layer.branch(forward)).collect::<Result<Vec<_>>>()?;
         let outputs = if branches.iter().all(Option::is_some) {
             mixed::together(&branches.into_iter().flatten().collect::<Vec<_>>(), x, None)?
         } else {
@@ -171,6 +171,30 @@ impl Linear {
         };
         // Proof: one output for each layer.
         Ok(outputs.try_into().expect("N outputs"))
+    }
+
+    /// [`Linear::forward_together`] for a reader that rounds what it reads: where all layers train in mixed precision and none has
+    /// a bias, the outputs are variables in 16 bits, whose gradients had better be, too; otherwise they are in f32. An output's
+    /// rows have the input's powers of two, see [`tensor::LeftOperand::matmul_rounded`] for its precision and range.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_together_rounded<const N: usize>(
+        forward: &Forward,
+        layers: [&Self; N],
+        x: impl Into<Operand>,
+    ) -> Result<[Operand; N]> {
+        let x = &x.into();
+        layers.iter().try_for_each(|layer| layer.check_input(x))?;
+        let branches = layers.iter().map(|layer| layer.branch(forward)).collect::<Result<Option<Vec<_>>>>()?;
+        match branches.filter(|branches| branches.iter().all(|branch| branch.bias.is_none())) {
+            Some(branches) => {
+                let outputs: Vec<_> = mixed::together_rounded(&branches, x)?.into_iter().map(Operand::from).collect();
+                // Proof: one output for each layer.
+                Ok(outputs.try_into().expect("N outputs"))
+            }
+            None => Ok(Self::forward_together(forward, layers, x)?.map(Operand::from)),
+        }
     }
 
     /// The layer by itself, as its [`Linear::branch`], where it has one.

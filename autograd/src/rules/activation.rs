@@ -1,11 +1,11 @@
 //! Activation functions whose derivative is an operation of its own, and LLaMA's gated unit.
 
-use tensor::{Result, Shape};
+use tensor::{Result, RoundedGate, RowScaled, Shape};
 
 use super::{keep_if, record_unary};
-use crate::accumulation::{Gradient, Totals};
-use crate::rounded::RoundedVar;
-use crate::tape::record;
+use crate::accumulation::{Gradient, Totals, Value};
+use crate::rounded::{Operand, RoundedVar};
+use crate::tape::{TapeInput, record};
 use crate::var::Var;
 
 /// # Activation functions
@@ -97,23 +97,59 @@ impl Var {
             return Ok(RoundedVar::constant(product, shape));
         }
         let (product, kept) = self.tensor().as_rows()?.silu_mul_row_scaled(&up.tensor().as_rows()?)?;
-        let again = kept.clone();
-        let rule = move |dy: Gradient, totals: &mut Totals| {
-            let (dgate, dup) = kept.backward(&dy.into_tensor()?.as_rows()?)?;
-            totals.add_rounded(0, dgate, &shape)?;
-            totals.add_rounded(1, dup, &shape)
-        };
-        Ok(RoundedVar::record("silu_mul_rounded", &[self, up], (product, shape), move || again.product(), rule))
+        Ok(record_gated(&[self, up], (product, shape), kept))
     }
+}
+
+/// # The gated unit of variables in 16 bits
+impl RoundedVar {
+    /// As [`Var::silu_mul_rounded`], of a gate and an up of one shape that exist in 16 bits only: what is kept are they
+    /// themselves.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn silu_mul_rounded(&self, up: &RoundedVar) -> Result<RoundedVar> {
+        let (shape, kept) = (*self.shape(), RoundedGate::new(self.rows().clone(), up.rows().clone())?);
+        Ok(record_gated(&[self, up], (kept.product()?, shape), kept))
+    }
+}
+
+/// # The gated unit of what layers yield
+impl Operand {
+    /// [`RoundedVar::silu_mul_rounded`] where both are in 16 bits, otherwise [`Var::silu_mul_rounded`].
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn silu_mul_rounded(&self, up: &Operand) -> Result<RoundedVar> {
+        match (self, up) {
+            (Operand::Rounded(gate), Operand::Rounded(up)) => gate.silu_mul_rounded(up),
+            (gate, up) => gate.to_var()?.silu_mul_rounded(&up.to_var()?),
+        }
+    }
+}
+
+/// Records the gated unit, whose rule needs the inputs that are kept alone.
+fn record_gated(inputs: &[impl TapeInput; 2], output: (RowScaled, Shape), kept: RoundedGate) -> RoundedVar {
+    let (shape, again) = (output.1, kept.clone());
+    let rule = move |dy: Gradient, totals: &mut Totals| {
+        let (dgate, dup) = match dy.into_value() {
+            Value::Exact(dy) => kept.backward(&dy.as_rows()?)?,
+            Value::Rounded(dy) => kept.backward_rounded(&dy)?,
+        };
+        totals.add_rounded(0, dgate, &shape)?;
+        totals.add_rounded(1, dup, &shape)
+    };
+    RoundedVar::record("silu_mul_rounded", inputs, output, move || again.product(), rule).reading_rounded_gradient()
 }
 
 #[cfg(test)]
 mod tests {
     use tensor::testing::on_each_backend;
+    use tensor::{DType, Tensor};
 
     use super::*;
     use crate::check::{TestRandom, check_gradients, random_cases};
-    use crate::tape::Tape;
+    use crate::tape::{Tape, record_accumulating, record_rounded_outputs};
 
     type Function = fn(&Var) -> Result<Var>;
 
@@ -151,6 +187,65 @@ mod tests {
             for (i, (rounded, exact)) in run(true).into_iter().zip(run(false)).enumerate() {
                 assert!((rounded - exact).abs() <= 1e-3 * exact.abs() + 2e-3, "{i}: {rounded} instead of {exact}");
             }
+        }
+
+        /// Inputs and the upstream gradient in 16 bits are their values in f32: results and gradients are those of the same unit
+        /// of exact inputs with these values.
+        fn gated_unit_of_rounded_variables(device) {
+            let mut random = TestRandom::new(9);
+            let mut matrix = || random.tensor(device, &[2, 3, 40], -2.0, 2.0).unwrap();
+            let [gate, up, dy] = [matrix(), matrix(), matrix()].map(|x| {
+                let rows = x.as_rows().unwrap().row_scaled().unwrap();
+                (rows.restored().unwrap().reshape(x.shape()).unwrap(), rows)
+            });
+            let run = |rounded: bool| {
+                let tape = Tape::new();
+                let [x, u] = [("gate", &gate.0), ("up", &up.0)].map(|(name, x)| tape.leaf(name, x));
+                let shape = *x.shape();
+                let y = match rounded {
+                    true => {
+                        let outputs = vec![(gate.1.clone(), shape), (up.1.clone(), shape)];
+                        let read = record_rounded_outputs("rounded", &[&x, &u], outputs, move |upstream, totals| {
+                            for (input, gradient) in upstream.into_iter().enumerate() {
+                                let Value::Rounded(rows) = gradient.expect("both are read").into_value() else {
+                                    panic!("a rounded gradient");
+                                };
+                                totals.add_rounded(input, rows, &shape)?;
+                            }
+                            Ok(())
+                        });
+                        let [gate, up] = [0, 1].map(|i| Operand::from(read[i].clone()));
+                        gate.silu_mul_rounded(&up).unwrap()
+                    }
+                    false => x.silu_mul_rounded(&u).unwrap(),
+                };
+                assert!(y.reads_rounded_gradient() && Operand::from(y.clone()).reads_rounded_gradient());
+                let mut values = y.restored().unwrap().to_vec::<f32>().unwrap();
+                let dy = dy.clone();
+                let z = record_accumulating("reader", &[&y], gate.0.clone(), move |_, totals| {
+                    assert!(totals.is_empty(0)?);
+                    let (exact, rows) = dy;
+                    if rounded { totals.add_rounded(0, rows, exact.shape())? } else { totals.add(0, exact)? }
+                    assert!(!totals.is_empty(0)?);
+                    Ok(())
+                });
+                let gradients = tape.backward_from(&z, gate.0.clone()).unwrap();
+                assert_eq!(gradients.len(), 2);
+                values.extend(gradients.into_iter().flat_map(|(_, gradient)| gradient.to_vec::<f32>().unwrap()));
+                values
+            };
+            assert_eq!(run(true), run(false));
+        }
+
+        fn what_is_not_finite_in_16_bits_is_named(device) {
+            let infinite = Tensor::full(device, &[2, 3], DType::F32, f32::INFINITY).unwrap();
+            let (_, found) = crate::first_non_finite(|| {
+                let tape = Tape::new();
+                let x = tape.leaf("x", &Tensor::ones(device, &[2, 3], DType::F32).unwrap());
+                let outputs = vec![(infinite.row_scaled().unwrap(), *x.shape())];
+                record_rounded_outputs("mine", &[&x], outputs, |_, _| Ok(()))
+            });
+            assert_eq!(found.map(|found| (found.operation, found.backward)), Some(("mine", false)));
         }
 
         fn rounded_gelu(device) {

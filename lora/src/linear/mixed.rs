@@ -1,9 +1,9 @@
 //! Linear layers in training with mixed precision: all operands of their products have 16 bits. Layers that read one input
 //! are one recorded operation, so that what their adapters do alike shares launches.
 
-use autograd::{Gradient, KeptRows, Operand, Totals, Var, record_outputs};
+use autograd::{Gradient, KeptRows, Operand, RoundedVar, Totals, Var, record_outputs, record_rounded_outputs};
 use tensor::{
-    Addends, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, RowScaled, Shape, Tensor,
+    Addends, FactorGradient, LeftOperand, LowRankTerm, Projection, Result, RoundedFactor, RowScaled, Shape, Tensor,
     factor_gradients, projections,
 };
 
@@ -12,6 +12,9 @@ use super::{Linear, product_onto};
 use crate::adapter::Adapter;
 use crate::adapter_set::AdapterSet;
 use crate::forward::Forward;
+
+/// What the operation is called.
+const NAME: &str = "linear layers";
 
 /// A layer of those that [`together`] computes.
 pub(super) struct Branch<'a> {
@@ -39,8 +42,9 @@ pub(super) struct PlainAdapter {
 
 impl Linear {
     /// The layer as [`together`] takes it, where it can: in a training step, with an f16 weight that nobody trains, and with
-    /// a plain adapter, or with none where a gradient is wanted of it all the same.
-    pub(super) fn branch(&self, forward: &Forward, x: &Operand) -> Result<Option<Branch<'_>>> {
+    /// a plain adapter or none. Whether a gradient is wanted makes no difference, so that a segment which is computed again
+    /// ([`Forward::checkpoint`]) computes the same.
+    pub(super) fn branch(&self, forward: &Forward) -> Result<Option<Branch<'_>>> {
         // What only computes takes the factors as they are.
         let trains = forward.dropout.is_some() && forward.stack.is_none();
         if !trains || !self.is_mixed(forward) {
@@ -54,8 +58,8 @@ impl Linear {
                 rounded: forward.rounded.of(set, adapter)?,
                 scaling: adapter.scaling,
             }),
-            None if x.requires_gradient() => None,
-            _ => return Ok(None),
+            Some(_) => return Ok(None),
+            None => None,
         };
         let bias = self.bias.as_ref().map(|bias| forward.parameter(&self.bias_name, bias));
         Ok(Some(Branch { layer: self, bias, adapter }))
@@ -76,6 +80,45 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand, residual: Option<(&
     if branches.is_empty() {
         return Ok(Vec::new());
     }
+    let mut onto = residual.map(|(residual, reading)| Ok((residual.tensor().as_rows()?, reading))).transpose()?;
+    let Recording { inputs, outputs, rule } =
+        computed(branches, x, residual.map(|(residual, _)| residual), |operand, branch, low_rank| {
+            let onto = match onto.take() {
+                Some((residual, Reading::GradientOnly)) => return Ok(residual),
+                onto => onto.map(|(residual, _)| residual),
+            };
+            let addends = Addends { low_rank, bias: branch.bias.as_ref().map(Var::tensor), onto };
+            operand.matmul_plus(&branch.layer.weight.t()?, addends)
+        })?;
+    let shaped = outputs.into_iter().map(|(output, shape)| output.reshape(&shape)).collect::<Result<_>>()?;
+    Ok(record_outputs(NAME, &inputs, shaped, move |dy, totals| rule.backward(dy, totals)))
+}
+
+/// As [`together`] of layers without biases, with outputs in 16 bits ([`LeftOperand::matmul_rounded`]).
+pub(super) fn together_rounded(branches: &[Branch<'_>], x: &Operand) -> Result<Vec<RoundedVar>> {
+    if branches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Recording { inputs, outputs, rule } = computed(branches, x, None, |operand, branch, low_rank| {
+        operand.matmul_rounded(&branch.layer.weight.t()?, low_rank)
+    })?;
+    Ok(record_rounded_outputs(NAME, &inputs, outputs, move |dy, totals| rule.backward(dy, totals)))
+}
+
+/// Several layers as one operation to be recorded: inputs, outputs with their shapes, and the rule.
+struct Recording<T> {
+    inputs: Vec<Operand>,
+    outputs: Vec<(T, Shape)>,
+    rule: JointRule,
+}
+
+/// Computes layers, one at least, by `product` of the input with a layer's weight and the adapter's term.
+fn computed<T>(
+    branches: &[Branch<'_>],
+    x: &Operand,
+    residual: Option<&Var>,
+    mut product: impl FnMut(&LeftOperand<'_>, &Branch<'_>, Option<LowRankTerm<'_>>) -> Result<T>,
+) -> Result<Recording<T>> {
     let rows = x.row_scaled()?;
     let operand = rows.as_left_operand();
     let adapters = branches.iter().filter_map(|branch| branch.adapter.as_ref());
@@ -86,9 +129,9 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand, residual: Option<(&
         inputs.push(var.into());
         inputs.len() - 1
     };
-    let residual_input = residual.map(|(residual, _)| input(residual));
-    let mut onto = residual.map(|(residual, reading)| Ok((residual.tensor().as_rows()?, reading))).transpose()?;
-    for Branch { layer, bias, adapter } in branches {
+    let residual = residual.map(&mut input);
+    for branch in branches {
+        let Branch { layer, bias, adapter } = branch;
         // One projection for each adapter.
         let adapter = adapter.as_ref().and_then(|adapter| Some((adapter, projections.next()?)));
         let low_rank = adapter.as_ref().map(|(PlainAdapter { rounded: [_, b], scaling, .. }, h)| LowRankTerm {
@@ -96,15 +139,7 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand, residual: Option<(&
             factor: b,
             alpha: *scaling,
         });
-        let output = match onto.take() {
-            Some((residual, Reading::GradientOnly)) => residual,
-            onto => {
-                let onto = onto.map(|(residual, _)| residual);
-                let addends = Addends { low_rank, bias: bias.as_ref().map(Var::tensor), onto };
-                operand.matmul_plus(&layer.weight.t()?, addends)?
-            }
-        };
-        outputs.push(output.reshape(&layer.output_shape(x))?);
+        outputs.push((product(&operand, branch, low_rank)?, Shape::new(&layer.output_shape(x))?));
         saved.push(Saved {
             weight: layer.weight.clone(),
             bias: bias.as_ref().filter(|bias| bias.requires_gradient()).map(&mut input),
@@ -120,18 +155,23 @@ pub(super) fn together(branches: &[Branch<'_>], x: &Operand, residual: Option<(&
     let rule = JointRule {
         x: x.kept()?,
         branches: saved,
-        residual: residual_input,
+        residual,
         input_shape: *x.shape(),
-        input_needs_gradient: x.requires_gradient(),
+        input_gradient: match (x.requires_gradient(), x.reads_rounded_gradient()) {
+            (false, _) => InputGradient::Unwanted,
+            (true, false) => InputGradient::Exact,
+            (true, true) => InputGradient::Rounded,
+        },
     };
-    Ok(record_outputs("linear layers", &inputs, outputs, move |dy, totals| rule.backward(dy, totals)))
+    Ok(Recording { inputs, outputs, rule })
 }
 
 /// The derivative with `hᵢ = x·Aᵢᵀ` and `gᵢ = dyᵢ·Bᵢ`, of layers whose output somebody read:
 ///
 /// - `dBᵢ = sᵢ·dyᵢᵀ·hᵢ`
 /// - `dAᵢ = sᵢ·gᵢᵀ·x`
-/// - `dx = Σᵢ dyᵢ·Wᵢ + sᵢ·gᵢ·Aᵢ`, the last layer first, as if they had been recorded one after another
+/// - `dx = Σᵢ dyᵢ·Wᵢ + sᵢ·gᵢ·Aᵢ`, the last layer first, as if they had been recorded one after another; in 16 bits where it is
+///   that of one layer alone and [read as such](RoundedVar::reads_rounded_gradient)
 /// - the gradient of a bias is the sum of the rows of its dy, that of a residual is dy itself
 struct JointRule {
     x: KeptRows,
@@ -139,7 +179,16 @@ struct JointRule {
     /// Number of what the first layer's output was added to.
     residual: Option<usize>,
     input_shape: Shape,
-    input_needs_gradient: bool,
+    input_gradient: InputGradient,
+}
+
+/// As what the gradient of an operation's input is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InputGradient {
+    Unwanted,
+    Exact,
+    /// In 16 bits, where it is no sum.
+    Rounded,
 }
 
 /// What the rule needs of a layer.
@@ -174,9 +223,11 @@ impl JointRule {
         }
         let dy = Gradient::row_scaled_together(dy)?;
         let mut g = of_factors(self.x, &branches, &dy, totals)?;
-        if !self.input_needs_gradient {
-            return Ok(());
-        }
+        let rounds = match self.input_gradient {
+            InputGradient::Unwanted => return Ok(()),
+            InputGradient::Exact => false,
+            InputGradient::Rounded => branches.len() == 1 && totals.is_empty(0)?,
+        };
         // Each goes as soon as it has been read.
         for (branch, dy) in branches.into_iter().zip(dy).rev() {
             let g = branch.adapter.as_ref().and_then(|_| g.pop());
@@ -185,6 +236,11 @@ impl JointRule {
                 .as_ref()
                 .zip(g.as_ref())
                 .map(|(SavedAdapter { a, scaling, .. }, g)| LowRankTerm { projection: g, factor: a, alpha: *scaling });
+            if rounds {
+                let gradient = dy.as_left_operand().matmul_rounded(&branch.weight, low_rank)?;
+                totals.add_rounded(0, gradient, &self.input_shape)?;
+                continue;
+            }
             totals.update(0, |total| {
                 product_onto(total, &self.input_shape, |onto| {
                     dy.matmul_plus(&branch.weight, Addends { low_rank, bias: None, onto })

@@ -215,8 +215,12 @@ impl FeedForward {
     /// silu(gate(x)) · up(x).
     fn gated(&self, forward: &Forward, x: Operand) -> Result<Operand> {
         // Each goes as soon as it has been read: this is where a block takes the most memory.
-        let [gate, up] = Linear::forward_together(forward, [&self.gate, &self.up], x)?;
-        let is_mixed = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward));
-        Ok(if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() })
+        let layers = [&self.gate, &self.up];
+        if [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward)) {
+            let [gate, up] = Linear::forward_together_rounded(forward, layers, x)?;
+            return Ok(gate.silu_mul_rounded(&up)?.into());
+        }
+        let [gate, up] = Linear::forward_together(forward, layers, x)?;
+        Ok(gate.silu_mul(&up)?.into())
     }
 }

@@ -26,7 +26,7 @@ mod spirv {
 ///
 /// # Errors
 /// naga's words.
-pub(super) fn compile(wgsl: &str, entry: &str) -> Result<Vec<u32>, String> {
+pub(crate) fn compile(wgsl: &str, entry: &str) -> Result<Vec<u32>, String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());

@@ -27,6 +27,8 @@ use crate::error::Result;
 use crate::tuning::Tuning;
 
 pub(crate) use adapter::adapters;
+#[cfg(test)]
+pub(crate) use containers::compile as compile_with_containers;
 pub(crate) use dispatch::{Dispatch, Source, linear_grid};
 pub(crate) use memory::GpuStorage;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The gated unit in mixed precision: its result as the next product wants it, rounded row by row, and its inputs kept in
-//! 16 bits.
+//! 16 bits, in which they may come.
 
 use crate::device::Backend;
 use crate::dtype::DType;
@@ -67,7 +67,18 @@ impl Tensor {
 }
 
 impl RoundedGate {
-    /// silu(gate)·up of the rounded matrices, rounded again.
+    /// Gate and up that are rounded already, `[rows, columns]` both.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] where the shapes differ, or [`TensorError::DeviceMismatch`].
+    pub fn new(gate: RowScaled, up: RowScaled) -> Result<Self> {
+        const NAME: &str = "silu_mul_product";
+        gate.values().expect_same_device(NAME, up.values())?;
+        up.values().expect_shape(NAME, gate.shape())?;
+        Ok(RoundedGate { gate, up })
+    }
+
+    /// silu(gate)·up of the rounded matrices, rounded again: a row by the power of two of its largest element.
     ///
     /// # Errors
     /// The device's own errors.
@@ -91,23 +102,43 @@ impl RoundedGate {
     pub fn backward(&self, upstream: &Tensor) -> Result<(RowScaled, RowScaled)> {
         const NAME: &str = "silu_mul_gradients";
         check_operand(NAME, self.gate.values(), upstream, self.gate.shape())?;
+        self.gradients(NAME, RowInput::Rows(&upstream.contiguous()?), || Ok(upstream.clone()))
+    }
+
+    /// As [`RoundedGate::backward`], from a gradient in 16 bits.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn backward_rounded(&self, upstream: &RowScaled) -> Result<(RowScaled, RowScaled)> {
+        const NAME: &str = "silu_mul_gradients_rounded";
+        self.gate.values().expect_same_device(NAME, upstream.values())?;
+        upstream.values().expect_shape(NAME, self.gate.shape())?;
+        self.gradients(NAME, RowInput::Rounded(upstream), || upstream.restored())
+    }
+
+    /// `exact` is the upstream gradient in f32.
+    fn gradients(
+        &self,
+        name: &'static str,
+        upstream: RowInput<'_>,
+        exact: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<(RowScaled, RowScaled)> {
         match self.gate.device().backend() {
             Backend::Gpu(device) if !self.is_empty() => {
-                let upstream = upstream.contiguous()?;
                 let text = include_str!("kernels/gradients.wgsl");
-                let [gate, up] = self.kernel(NAME, text, Some(&upstream)).run(device)?;
+                let [gate, up] = self.kernel(name, text, Some(upstream)).run(device)?;
                 Ok((gate, up))
             }
             _ => {
-                let (gate, up) = crate::silu_mul_backward(&self.gate.restored()?, &self.up.restored()?, upstream)?;
+                let (gate, up) = crate::silu_mul_backward(&self.gate.restored()?, &self.up.restored()?, &exact()?)?;
                 Ok((gate.row_scaled()?, up.row_scaled()?))
             }
         }
     }
 
-    fn kernel<'a>(&'a self, name: &'static str, text: &'static str, upstream: Option<&'a Tensor>) -> RowKernel<'a> {
+    fn kernel<'a>(&'a self, name: &'static str, text: &'static str, upstream: Option<RowInput<'a>>) -> RowKernel<'a> {
         let kept = [("gate", RowInput::Rounded(&self.gate)), ("up", RowInput::Rounded(&self.up))];
-        let upstream = upstream.map(|upstream| ("upstream", RowInput::Rows(upstream)));
+        let upstream = upstream.map(|upstream| ("upstream", upstream));
         let [rows, columns] = [self.gate.shape()[0], self.gate.shape()[1]];
         RowKernel {
             name,

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use crate::testing::{Recipe, assert_close, check, on_each_backend, recipe, recipe_of};
-use crate::{DType, Device, Result, RowScaled, Tensor, silu_mul_backward};
+use crate::{DType, Device, Result, RoundedGate, RowScaled, Tensor, TensorError, silu_mul_backward};
 
 on_each_backend! {
     fn agrees_with_f64(device) {
@@ -96,7 +96,33 @@ on_each_backend! {
             let want: Vec<f64> = (0..x.len()).map(want).collect();
             assert_rounded("dgate", &for_gate, shape, &want, 1e-5, 1e-9)?;
             let want: Vec<f64> = (0..x.len()).map(|i| dy[i] * x[i] * sigmoid(x[i])).collect();
-            assert_rounded("dup", &for_up, shape, &want, 1e-5, 1e-11)
+            assert_rounded("dup", &for_up, shape, &want, 1e-5, 1e-11)?;
+
+            // A gradient in 16 bits is its value in f32.
+            let rounded_dy = upstream.build(device).row_scaled()?;
+            let [got, want] = [kept.backward_rounded(&rounded_dy)?, kept.backward(&rounded_dy.restored()?)?];
+            assert_eq!([bits(&got.0), bits(&got.1)], [bits(&want.0), bits(&want.1)]);
+            Ok(())
+        });
+    }
+
+    /// Inputs that were rounded elsewhere, with other powers of two than their largest elements'.
+    fn inputs_may_be_rounded_already(device) {
+        check(matrices(), |[gate, up, upstream]| {
+            let (gate, up) = (gate.build(device).row_scaled()?, up.build(device).row_scaled()?);
+            let double = |rows: &RowScaled| -> Result<RowScaled> {
+                Ok(RowScaled::from_parts(rows.values().clone(), rows.scales().affine(2.0, 0.0)?))
+            };
+            let (gate, up) = (double(&gate)?, double(&up)?);
+            let kept = RoundedGate::new(gate.clone(), up.clone())?;
+            let exact = gate.restored()?.silu_mul(&up.restored()?)?;
+            let wide = |x: &Tensor| Ok::<_, TensorError>(x.to_vec::<f32>()?.into_iter().map(f64::from).collect::<Vec<_>>());
+            assert_rounded("product", &kept.product()?, upstream.shape(), &wide(&exact)?, 1e-5, 1e-6)?;
+            let dy = upstream.build(device).row_scaled()?;
+            let want = silu_mul_backward(&gate.restored()?, &up.restored()?, &dy.restored()?)?;
+            let got = kept.backward_rounded(&dy)?;
+            assert_rounded("dgate", &got.0, upstream.shape(), &wide(&want.0)?, 1e-5, 1e-9)?;
+            assert_rounded("dup", &got.1, upstream.shape(), &wide(&want.1)?, 1e-5, 1e-9)
         });
     }
 
@@ -125,6 +151,12 @@ fn other_shapes_are_refused() {
     assert_eq!(message, "silu_mul_backward: expected [2], found shape [1]");
     let message = a.silu_mul_row_scaled(&a).unwrap_err().to_string();
     assert_eq!(message, "silu_mul_row_scaled: expected a matrix [rows, columns], found shape [2]");
+    let rounded = |rows| Tensor::zeros(&Device::cpu(), &[rows, 3], DType::F32).unwrap().row_scaled().unwrap();
+    let message = RoundedGate::new(rounded(2), rounded(1)).unwrap_err().to_string();
+    assert_eq!(message, "silu_mul_product: expected [2, 3], found shape [1, 3]");
+    let gate = RoundedGate::new(rounded(2), rounded(2)).unwrap();
+    let message = gate.backward_rounded(&rounded(1)).unwrap_err().to_string();
+    assert_eq!(message, "silu_mul_gradients_rounded: expected [2, 3], found shape [1, 3]");
 }
 
 #[test]

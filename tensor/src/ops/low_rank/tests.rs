@@ -157,12 +157,17 @@ on_each_backend! {
             };
             let (plain, added) = (product(None, None)?, product(Some(&bias), Some(onto))?);
             assert!(kept.to_vec::<f32>()?.iter().all(|&x| x == 0.25), "other holders keep their values");
+            let halves = rounded_x.as_left_operand().matmul_rounded(&weight.t()?, Some(term))?;
+            assert_eq!(halves.scales().to_vec::<f32>()?, rounded_x.scales().to_vec::<f32>()?, "powers of two stay");
+            let (halves, powers) = (halves.restored()?.to_vec::<f32>()?, rounded_x.scales().to_vec::<f32>()?);
             for (i, (base, base_size)) in exact_y.iter().enumerate() {
                 let (row, column) = (i / w.rows, i % w.rows);
                 let update: f64 = (0..a.rows).map(|j| exact_h[row * a.rows + j].0 * f64::from(b.values[column * a.rows + j])).sum();
                 let want = base + 1.5 * update;
                 let bound = base_size * 1e-5 + 3e-3 * h_sizes[row] * b_size;
                 assert!((f64::from(plain[i]) - want).abs() <= bound, "{} for {want}", plain[i]);
+                let lost = ((want.abs() + bound) * 2f64.powi(-11)).max(f64::from(powers[row]) * 2f64.powi(-25));
+                assert!((f64::from(halves[i]) - want).abs() <= bound + lost, "{} for {want} in 16 bits", halves[i]);
                 let more = 0.25 + 0.5 * column as f64;
                 let bound = bound + 1e-6 * (more + want.abs());
                 assert!((f64::from(added[i]) - more - want).abs() <= bound, "{} for {more} + {want}", added[i]);

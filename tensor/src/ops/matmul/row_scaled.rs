@@ -2,12 +2,14 @@
 
 use std::cell::OnceCell;
 
+use super::cooperative::direct::Results;
 use super::cooperative::{self, LowRankUpdate, Update, direct};
 use super::{Product, TensorError};
 use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::ops::row_scaled;
 use crate::ops::{LowRankTerm, RowScaled};
 use crate::tensor::Tensor;
 
@@ -38,7 +40,58 @@ impl LeftOperand<'_> {
     /// # Errors
     /// As there.
     pub fn matmul_plus(&self, other: &Tensor, addends: Addends<'_>) -> Result<Tensor> {
-        self.rows.checked_product(self, other, addends)
+        let product = self.product(other)?;
+        let Addends { low_rank, bias, onto } = addends;
+        for (addend, shape) in [(bias, &product.shape[1..]), (onto.as_ref(), &product.shape[..])] {
+            if let Some(addend) = addend {
+                addend.expect_dtype(NAME, DType::F32)?;
+                addend.expect_same_device(NAME, other)?;
+                addend.expect_shape(NAME, shape)?;
+            }
+        }
+        let row_scales = Some(self.rows.scales());
+        self.with_term(&product, low_rank, |low_rank| {
+            Sums { operand: self, product: &product, other, row_scales, low_rank }.added_to(bias, onto)
+        })
+    }
+
+    /// The product `[rows, k] x [k, n] -> [rows, n]`, see [`RowScaled::matmul`], plus a low-rank term of the same left operand,
+    /// rounded to f16 (nearest) without the rows' powers of two, which stay this matrix's: for a reader that would round the product
+    /// itself, at half the bytes.
+    ///
+    /// Unlike in [`Tensor::row_scaled`] a row's power is not that of its largest element: what is lost of an element is at most
+    /// 2⁻¹¹ of it, or 2⁻²⁵ of the row's power, whichever is more. The rounded left operand is below 2, so a product is at most
+    /// twice the sum of the magnitudes in a column of `other` times the row's power. Where that sum is above 32752, half of what
+    /// f16 holds, or the low-rank term is as large, elements may become infinite.
+    ///
+    /// # Errors
+    /// As [`RowScaled::matmul_plus`].
+    pub fn matmul_rounded(&self, other: &Tensor, low_rank: Option<LowRankTerm<'_>>) -> Result<RowScaled> {
+        let product = self.product(other)?;
+        let values = self.with_term(&product, low_rank, |low_rank| {
+            Sums { operand: self, product: &product, other, row_scales: None, low_rank }.rounded()
+        })?;
+        Ok(RowScaled::from_parts(values, self.rows.scales().clone()))
+    }
+
+    fn product(&self, other: &Tensor) -> Result<Product> {
+        if other.rank() != 2 {
+            return Err(TensorError::Shape { operation: NAME, expected: "a matrix".into(), found: *other.shape() });
+        }
+        Product::new(NAME, self.rows.values(), other)
+    }
+
+    /// Calls `then` with the term as kernels take it, if there is one.
+    fn with_term<T>(
+        &self,
+        product: &Product,
+        term: Option<LowRankTerm<'_>>,
+        then: impl FnOnce(Option<&LowRankUpdate<'_>>) -> Result<T>,
+    ) -> Result<T> {
+        match term {
+            Some(term) => term.checked(NAME, [product.shape[0], product.shape[1]], |update| then(Some(update))),
+            None => then(None),
+        }
     }
 
     /// The matrix as the kernel reads it.
@@ -79,45 +132,32 @@ impl RowScaled {
     pub fn matmul_plus(&self, other: &Tensor, addends: Addends<'_>) -> Result<Tensor> {
         self.as_left_operand().matmul_plus(other, addends)
     }
+}
 
-    fn checked_product(&self, operand: &LeftOperand<'_>, other: &Tensor, addends: Addends<'_>) -> Result<Tensor> {
-        if other.rank() != 2 {
-            return Err(TensorError::Shape { operation: NAME, expected: "a matrix".into(), found: *other.shape() });
-        }
-        let product = Product::new(NAME, self.values(), other)?;
-        let Addends { low_rank, bias, onto } = addends;
-        for (addend, shape) in [(bias, &product.shape[1..]), (onto.as_ref(), &product.shape[..])] {
-            if let Some(addend) = addend {
-                addend.expect_dtype(NAME, DType::F32)?;
-                addend.expect_same_device(NAME, other)?;
-                addend.expect_shape(NAME, shape)?;
-            }
-        }
-        match low_rank {
-            Some(term) => {
-                let shape = [product.shape[0], product.shape[1]];
-                term.checked(NAME, shape, |update| self.sum(operand, &product, other, Some(update), bias, onto))
-            }
-            None => self.sum(operand, &product, other, None, bias, onto),
+/// A product of checked operands and what its rows are multiplied by.
+#[derive(Clone, Copy)]
+struct Sums<'a> {
+    operand: &'a LeftOperand<'a>,
+    product: &'a Product,
+    other: &'a Tensor,
+    row_scales: Option<&'a Tensor>,
+    low_rank: Option<&'a LowRankUpdate<'a>>,
+}
+
+impl Sums<'_> {
+    /// The device whose kernels compute the product, if it is one of a GPU and there is anything to compute.
+    fn gpu(&self) -> Option<&Gpu> {
+        match self.other.device().backend() {
+            Backend::Gpu(device) if self.product.shape.elements() > 0 && self.product.k > 0 => Some(device),
+            _ => None,
         }
     }
 
-    /// The product plus addends of the right shapes.
-    fn sum(
-        &self,
-        operand: &LeftOperand<'_>,
-        product: &Product,
-        other: &Tensor,
-        low_rank: Option<&LowRankUpdate<'_>>,
-        bias: Option<&Tensor>,
-        onto: Option<Tensor>,
-    ) -> Result<Tensor> {
-        if let Backend::Gpu(device) = other.device().backend()
-            && product.shape.elements() > 0
-            && product.k > 0
-        {
+    /// In f32, plus addends of the right shapes.
+    fn added_to(self, bias: Option<&Tensor>, onto: Option<Tensor>) -> Result<Tensor> {
+        let Sums { operand, product, other, row_scales, low_rank } = self;
+        if let Some(device) = self.gpu() {
             let bias = bias.map(Tensor::contiguous).transpose()?;
-            let row_scales = Some(self.scales());
             let update = Update { alpha: 1.0, row_scales, accumulate: onto.is_some(), low_rank, bias: bias.as_ref() };
             let result = |onto: Option<Tensor>| -> Result<Tensor> {
                 let mut out = match onto {
@@ -129,7 +169,8 @@ impl RowScaled {
             };
             // What others hold is read where it is.
             let apart = onto.as_ref().is_some_and(|onto| !onto.is_unique() && onto.is_whole());
-            if let Some(config) = direct::plan(device, product, &update, apart)? {
+            let results = if apart { Results::Apart } else { Results::InPlace };
+            if let Some(config) = direct::plan(device, product, &update, results)? {
                 let packed = operand.packed(device, config, product)?;
                 let (onto, addend) = if apart { (None, onto) } else { (onto, None) };
                 let out = result(onto)?;
@@ -142,14 +183,31 @@ impl RowScaled {
                 return Ok(out);
             }
         }
-        let mut sum = self.values().matmul(other)?;
+        let mut sum = operand.rows.values().matmul(other)?;
         if let Some(LowRankUpdate { left, right, scales: [first, second], alpha }) = low_rank {
             sum = sum.add(&left.matmul_scaled(right, *alpha)?.mul(&first.mul(second)?)?)?;
         }
-        sum = sum.mul(&self.scales().unsqueeze(1)?)?;
+        if let Some(scales) = row_scales {
+            sum = sum.mul(&scales.unsqueeze(1)?)?;
+        }
         for addend in [bias, onto.as_ref()].into_iter().flatten() {
             sum = sum.add(addend)?;
         }
         Ok(sum)
+    }
+
+    /// In f16, rows laid out as a [`RowScaled`]'s.
+    fn rounded(self) -> Result<Tensor> {
+        let Sums { operand, product, other, row_scales, low_rank } = self;
+        if let Some(device) = self.gpu() {
+            let update = Update { alpha: 1.0, row_scales, accumulate: false, low_rank, bias: None };
+            if let Some(config) = direct::plan(device, product, &update, Results::Halves)? {
+                let packed = operand.packed(device, config, product)?;
+                let out = Tensor::uninitialised(other.device(), NAME, product.shape, DType::F16)?;
+                direct::write(device, config, product, &packed, &out, update, None)?;
+                return Ok(out);
+            }
+        }
+        row_scaled::padded_halves(&self.added_to(None, None)?)
     }
 }

@@ -102,6 +102,17 @@ fn round(xs: &[&Tensor]) -> Result<Vec<RowScaled>> {
     }
 }
 
+/// An f32 matrix in f16 as it is, in a [`RowScaled`]'s order.
+pub(super) fn padded_halves(x: &Tensor) -> Result<Tensor> {
+    let [rows, columns] = [x.shape()[0], x.shape()[1]];
+    let padding = padded(rows, columns)?[1] - columns;
+    if padding == 0 || x.elements() == 0 {
+        return x.cast(DType::F16);
+    }
+    let zeros = Tensor::zeros(x.device(), &[rows, padding], DType::F32)?;
+    Tensor::concat(&[x, &zeros], 1)?.cast(DType::F16)?.slice(1, 0, columns)
+}
+
 /// The shape in storage of `[rows, columns]`.
 fn padded(rows: usize, columns: usize) -> Result<Shape> {
     Shape::new(&[rows, columns.next_multiple_of(ALIGNMENT)])

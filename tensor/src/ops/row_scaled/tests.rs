@@ -84,6 +84,25 @@ on_each_backend! {
         }
     }
 
+    /// Without a term, with numbers whose sums are exact: the sums' f16 to the bit. Some are beyond its range.
+    fn rounded_products_keep_the_powers_of_two(device) {
+        for (m, k, n) in [(3, 5, 7), (0, 4, 3), (3, 2, 0), (2, 0, 3), (70, 64, 68), (130, 96, 132)] {
+            let eighths = |count: usize, step: usize| (0..count).map(move |i| ((i * step % 17) as f32 - 8.0) / 8.0);
+            // Each row with another magnitude.
+            let x: Vec<f32> = eighths(m * k, 29).enumerate().map(|(i, x)| x * 2f32.powi((i / k % 9) as i32 * 9 - 40)).collect();
+            let w: Vec<f32> = eighths(n * k, 31).enumerate().map(|(i, w)| if i / k == 1 { w * 32_768.0 } else { w }).collect();
+            let x = Tensor::from_slice(device, &[m, k], &x).unwrap().row_scaled().unwrap();
+            let w = Tensor::from_slice(device, &[n, k], &w).unwrap().cast(DType::F16).unwrap().t().unwrap();
+            let sums = x.values().cast(DType::F32).unwrap().matmul(&w.cast(DType::F32).unwrap()).unwrap();
+            let got = x.as_left_operand().matmul_rounded(&w, None).unwrap();
+            assert_eq!(got.shape()[..], [m, n]);
+            assert_eq!(got.scales().to_vec::<f32>().unwrap(), x.scales().to_vec::<f32>().unwrap());
+            let want: Vec<f16> = sums.to_vec::<f32>().unwrap().into_iter().map(f16::from_f32).collect();
+            assert!(got.values().to_vec::<f16>().unwrap() == want, "{m} x {k} x {n}");
+            assert_eq!(want.iter().any(|value| value.is_infinite()), k * n > 1000, "{m} x {k} x {n}");
+        }
+    }
+
     fn matrices_are_rounded_together_as_alone(device) {
         // Of one shape or of several, more of one than a launch takes, some without elements.
         let matrices = prop::collection::vec((0usize..3, prop::collection::vec(-9f32..9.0, 4 * 70)), 0..9);
@@ -147,12 +166,13 @@ fn every_kernel_is_valid_wgsl() {
     const LOSS: &str = include_str!("../cross_entropy/rounded.wgsl");
     use Form::{Number, Rounded, Rows, Shared};
     type Kernel = (&'static str, &'static [(&'static str, Form)], usize);
-    let kernels: [Kernel; 8] = [
+    let kernels: [Kernel; 9] = [
         (include_str!("kernels/identity.wgsl"), &[("x", Rows)], 1),
         (NORM, &[("x", Rows), ("weight", Shared)], 1),
         (GATE, &[("gate", Rows), ("up", Rows)], 3),
         (PRODUCT, &[("gate", Rounded), ("up", Rounded)], 1),
         (GRADIENTS, &[("gate", Rounded), ("up", Rounded), ("upstream", Rows)], 2),
+        (GRADIENTS, &[("gate", Rounded), ("up", Rounded), ("upstream", Rounded)], 2),
         (include_str!("kernels/identity_two.wgsl"), &[("x", Rows), ("y", Rows)], 2),
         (include_str!("kernels/identity_three.wgsl"), &[("x", Rows), ("y", Rows), ("z", Rows)], 3),
         (LOSS, &[("x", Rows), ("sum", Number("f32")), ("label", Number("i32"))], 1),

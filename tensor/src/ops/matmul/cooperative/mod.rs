@@ -103,7 +103,7 @@ fn config(gpu: &Gpu, product: &Product, update: &Update<'_>) -> Option<Config> {
     let Product { a, b, m, n, k, batch, .. } = product;
     let suits = gpu.cooperative.usable()
         && batch.is_empty()
-        && *m >= if update.row_scales.is_some() { MIN_ROWS } else { MIN_EXTENT }
+        && *m >= if update.row_scales.is_some() || update.low_rank.is_some() { MIN_ROWS } else { MIN_EXTENT }
         && *n >= MIN_EXTENT
         && n.is_multiple_of(VECTOR)
         && k.is_multiple_of(DEPTH)

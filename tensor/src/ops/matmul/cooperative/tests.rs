@@ -10,7 +10,7 @@ use crate::testing::{check, open_gpu};
 use crate::{DType, Device, Tensor};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    let kinds = (-8i32..36).map(|choices| {
+    let kinds = (-8i32..48).map(|choices| {
         let [first, second, third] = [1, 2, 4].map(|bit| choices & bit > 0);
         match choices {
             ..8 => Kind::Square { small: choices < 0, row_scaled: first, low_rank: second, biased: third },
@@ -19,9 +19,9 @@ fn configurations() -> impl Iterator<Item = Config> {
             22..24 => Kind::Batched { narrow: first, scales: 0, halves: true },
             _ => Kind::Large {
                 columns: large::WIDTHS[usize::from(first)],
-                row_scaled: !second,
-                low_rank_slabs: (choices - 24) as usize / 4,
-                biased: choices >= 28,
+                row_scaled: second == (choices >= 36),
+                low_rank_slabs: (choices - 24) as usize % 12 / 4,
+                biased: (choices - 24) % 12 >= 4,
                 split: second,
             },
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Config;
+use super::{Config, Results};
 use crate::ops::matmul::cooperative::generator::{MATRIX, PARAMS, VECTOR, bands};
 use crate::ops::matmul::indent::indent;
 
@@ -54,7 +54,11 @@ impl Config {
             flag(!self.whole_rows, "edges"),
             flag(self.low_rank, "low_rank"),
             flag(self.biased, "biased"),
-            flag(self.apart, "apart")
+            match self.results {
+                Results::InPlace => "",
+                Results::Apart => "_apart",
+                Results::Halves => "_halves",
+            }
         )
     }
 
@@ -63,17 +67,20 @@ impl Config {
     }
 
     fn declarations(&self) -> String {
+        let halves = self.results == Results::Halves;
         let buffers = [
             ("read> a: array<vec4<u32>>", true),
             ("read> b: array<vec4<u32>>", true),
-            ("read_write> out: array<vec4<f32>>", true),
-            ("read> row_scales: array<f32>", true),
+            ("read_write> out: array<vec4<f32>>", !halves),
+            // The module has no f16 of its own, see `gpu/containers.rs`: two in a word.
+            ("read_write> out: array<vec2<u32>>", halves),
+            ("read> row_scales: array<f32>", !halves),
             ("read> p: array<u32>", self.low_rank),
             ("read> f: array<u32>", self.low_rank),
             ("read> p_scale: array<f32>", self.low_rank),
             ("read> f_scale: array<f32>", self.low_rank),
             ("read> bias: array<vec4<f32>>", self.biased),
-            ("read> addend: array<vec4<f32>>", self.apart),
+            ("read> addend: array<vec4<f32>>", self.results == Results::Apart),
         ];
         let wanted = buffers.iter().filter(|(_, wanted)| *wanted).enumerate();
         let buffers: String = wanted
@@ -216,12 +223,59 @@ impl Config {
         )
     }
 
-    /// The sums, multiplied and added to what is wanted. An invocation has four columns in a row of each of its vectors.
+    /// The end of the entry point. An invocation has four columns in a row of each of its vectors.
     fn results(&self) -> String {
-        let mut text = String::from("let across = params.n / 4u;\nlet first = column / 4u + pair;\n");
-        let place = |vector: usize| if self.transposed { 4 * vector } else { vector / 2 * 8 + vector % 2 * 4 };
+        let text = match self.results {
+            Results::InPlace | Results::Apart => self.updated(),
+            Results::Halves => self.rounded(),
+        };
+        format!("let across = params.n / 4u;\nlet first = column / 4u + pair;\n{text}}}\n")
+    }
+
+    /// Where an invocation's vectors lie in a row of the result.
+    fn place(&self, vector: usize) -> usize {
+        if self.transposed { 4 * vector } else { vector / 2 * 8 + vector % 2 * 4 }
+    }
+
+    /// The sums, rounded to f16.
+    fn rounded(&self) -> String {
+        let mut text = String::new();
+        for matrix_row in 0..MATRICES {
+            text += "{\n";
+            text += &self.found(matrix_row);
+            for half in 0..2 {
+                let name = format!("{matrix_row}_{half}");
+                let _ = writeln!(text, "let row{name} = row + {}u + line;", matrix_row * MATRIX + half * 8);
+                let write = (0..MATRICES).map(|vector| {
+                    let sums = self.vector(vector, ["upper", "lower"][half]);
+                    format!(
+                        "let value{name}_{vector} = {sums} * params.alpha;\nout[row{name} * across + first + {}u] = \
+                         vec2<u32>(pack2x16float(value{name}_{vector}.xy), pack2x16float(value{name}_{vector}.zw));\n",
+                        self.place(vector)
+                    )
+                });
+                text += &self.inside(&name, write.collect());
+            }
+            text += "}\n";
+        }
+        text
+    }
+
+    /// The elements of a row of matrices.
+    fn found(&self, matrix_row: usize) -> String {
+        (0..MATRICES).map(|matrix| format!("let found{matrix} = elements(sum{matrix_row}_{matrix});\n")).collect()
+    }
+
+    /// Text for a row, where it is one of the result's.
+    fn inside(&self, name: &str, text: String) -> String {
+        if self.whole_rows { text } else { format!("if (row{name} < params.m) {{\n{text}}}\n") }
+    }
+
+    /// The sums, multiplied and added to what is wanted.
+    fn updated(&self) -> String {
+        let mut text = String::new();
         for vector in (0..MATRICES).filter(|_| self.biased) {
-            let _ = writeln!(text, "let bias{vector} = bias[params.bias_offset + first + {}u];", place(vector));
+            let _ = writeln!(text, "let bias{vector} = bias[params.bias_offset + first + {}u];", self.place(vector));
         }
         let halves = || [0, 1].into_iter().flat_map(|half| (0..MATRICES).map(move |vector| (half, vector)));
         for matrix_row in 0..MATRICES {
@@ -244,14 +298,15 @@ impl Config {
             }
         }
         // What is added to a row of matrices is on its way while the row before is written.
+        let apart = self.results == Results::Apart;
         let read = |matrix_row: usize| -> String {
-            let added = if self.apart { "addend" } else { "out" };
+            let added = if apart { "addend" } else { "out" };
             let each = halves().map(|(half, vector)| {
                 let name = format!("{matrix_row}_{half}");
-                format!("added{name}_{vector} += {added}[place{name} + {}u];\n", place(vector))
+                format!("added{name}_{vector} += {added}[place{name} + {}u];\n", self.place(vector))
             });
             let text: String = each.collect();
-            if self.apart { text } else { format!("if (params.accumulate != 0u) {{\n{text}}}\n") }
+            if apart { text } else { format!("if (params.accumulate != 0u) {{\n{text}}}\n") }
         };
         text += &read(0);
         for matrix_row in 0..MATRICES {
@@ -259,24 +314,21 @@ impl Config {
                 text += &read(matrix_row + 1);
             }
             text += "{\n";
-            for matrix in 0..MATRICES {
-                let _ = writeln!(text, "let found{matrix} = elements(sum{matrix_row}_{matrix});");
-            }
+            text += &self.found(matrix_row);
             for half in 0..2 {
                 let name = format!("{matrix_row}_{half}");
                 let write = (0..MATRICES).map(|vector| {
                     let sums = self.vector(vector, ["upper", "lower"][half]);
-                    format!("out[place{name} + {}u] = {sums} * scale{name} + added{name}_{vector};\n", place(vector))
+                    format!(
+                        "out[place{name} + {}u] = {sums} * scale{name} + added{name}_{vector};\n",
+                        self.place(vector)
+                    )
                 });
-                let write: String = write.collect();
-                text += &match self.whole_rows {
-                    true => write,
-                    false => format!("if (row{name} < params.m) {{\n{write}}}\n"),
-                };
+                text += &self.inside(&name, write.collect());
             }
             text += "}\n";
         }
-        text + "}\n"
+        text
     }
 
     /// Four neighbours in a row of the result.

@@ -48,22 +48,31 @@ pub(in crate::ops::matmul) struct Config {
     whole_rows: bool,
     low_rank: bool,
     biased: bool,
-    /// What is added lies in a buffer of its own, not in the result's.
-    apart: bool,
+    results: Results,
 }
 
-/// The kernel for a product, tested on the device; with `apart` it adds what is not in the result's buffer. `None` where the
-/// device or the shape does not suit.
+/// What becomes of the sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops::matmul) enum Results {
+    /// f32; what is added to them lies in their buffer.
+    InPlace,
+    /// f32; what is added to them lies in a buffer of its own.
+    Apart,
+    /// f16, without the rows' powers of two; nothing is added but a low-rank term.
+    Halves,
+}
+
+/// The kernel for a product, tested on the device. `None` where the device, the shape or the update does not suit.
 pub(in crate::ops::matmul) fn plan(
     gpu: &Gpu,
     product: &Product,
     update: &Update<'_>,
-    apart: bool,
+    results: Results,
 ) -> Result<Option<Config>> {
-    if !gpu.cooperative.direct_usable() || !suits(product, update) {
+    if !gpu.cooperative.direct_usable() || !suits(product, update, results) {
         return Ok(None);
     }
-    let config = Config { apart, ..Config::of(product, update) };
+    let config = Config::of(product, update, results);
     let device = product.a.tensor.device();
     match gpu.cooperative.fault(&config.name(), || self_test::find_fault(gpu, config, device))? {
         None => Ok(Some(config)),
@@ -74,7 +83,7 @@ pub(in crate::ops::matmul) fn plan(
     }
 }
 
-fn suits(product: &Product, update: &Update<'_>) -> bool {
+fn suits(product: &Product, update: &Update<'_>, results: Results) -> bool {
     let Product { a, b, m, n, k, batch, .. } = product;
     let Storage::Gpu(storage) = &b.tensor.storage else { return false };
     let fills_storage = b.offset() == 0
@@ -89,9 +98,19 @@ fn suits(product: &Product, update: &Update<'_>) -> bool {
         && k.is_multiple_of(TILE)
         && is_large(*m, *n, *k)
         && m.div_ceil(TILE) * (n / TILE) <= MAX_GROUPS
-        && update.row_scales.is_some()
+        && update.suits(results)
         && update.bias.is_none_or(|bias| bias.layout.offset.is_multiple_of(VECTOR))
         && update.low_rank.is_none_or(|term| term.suits(product, WORD))
+}
+
+impl Update<'_> {
+    /// Whether what is wanted besides the product is what kernels with these results do.
+    fn suits(&self, results: Results) -> bool {
+        match results {
+            Results::InPlace | Results::Apart => self.row_scales.is_some(),
+            Results::Halves => self.row_scales.is_none() && self.bias.is_none() && !self.accumulate,
+        }
+    }
 }
 
 /// Whether the result, and that of the matrix's other product, make enough tiles.
@@ -100,13 +119,13 @@ fn is_large(m: usize, n: usize, k: usize) -> bool {
 }
 
 impl Config {
-    fn of(product: &Product, update: &Update<'_>) -> Self {
+    fn of(product: &Product, update: &Update<'_>, results: Results) -> Self {
         Config {
             transposed: !product.b.row_major,
             whole_rows: product.m.is_multiple_of(TILE),
             low_rank: update.low_rank.is_some(),
             biased: update.bias.is_some(),
-            apart: false,
+            results,
         }
     }
 }
@@ -144,8 +163,9 @@ struct PackParams {
     invocations: u32,
 }
 
-/// Records the product of a left operand that [`pack`] made. `addend`, f32 of the result's shape and contiguous from its storage's
-/// beginning on, is what a kernel adds that was planned with `apart`.
+/// Records the product of a left operand that [`pack`] made into `out`, which has the result's shape and is contiguous: f32, or f16
+/// for a kernel of [`Results::Halves`]. `addend`, f32 of the same shape and contiguous from its storage's beginning on, is what a
+/// kernel of [`Results::Apart`] adds.
 pub(in crate::ops::matmul) fn write(
     gpu: &Gpu,
     config: Config,

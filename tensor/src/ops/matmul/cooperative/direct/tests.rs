@@ -1,32 +1,75 @@
 use super::*;
 use crate::device::Backend;
-use crate::gpu::{assert_as_reviewed, validate};
+use crate::gpu::{assert_as_reviewed, compile_with_containers, complete_source, validate};
 use crate::testing::{gpu, open_gpu};
 use crate::{Device, f16};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    (0..32).map(|choices| [1, 2, 4, 8, 16].map(|bit| choices & bit > 0)).map(
-        |[transposed, whole_rows, low_rank, biased, apart]| Config { transposed, whole_rows, low_rank, biased, apart },
-    )
+    let flags = (0..16).map(|choices| [1, 2, 4, 8].map(|bit| choices & bit > 0));
+    let with_results = |[transposed, whole_rows, low_rank, biased]: [bool; 4]| {
+        [Results::InPlace, Results::Apart, Results::Halves].map(|results| Config {
+            transposed,
+            whole_rows,
+            low_rank,
+            biased,
+            results,
+        })
+    };
+    flags.flat_map(with_results).filter(|config| !config.biased || config.results != Results::Halves)
 }
 
 #[test]
 fn every_configuration_is_valid_wgsl() {
     let names: std::collections::HashSet<_> = configurations().map(|config| config.name()).collect();
-    assert_eq!(names.len(), 32);
+    assert_eq!(names.len(), 40);
     for config in configurations() {
         validate(&config.name(), &config.wgsl(), &[]);
     }
 }
 
+/// Two types of the same bits would be an invalid module.
+#[test]
+fn every_configuration_becomes_a_module_with_one_f16() {
+    const TYPE_FLOAT: u32 = 22;
+    const HEADER: usize = 5;
+    for config in configurations() {
+        let words = compile_with_containers(&complete_source(&config.wgsl(), true, true), "main").unwrap();
+        let (mut rest, mut widths) = (&words[HEADER..], Vec::new());
+        while let [first, ..] = rest {
+            let (instruction, following) = rest.split_at((first >> 16) as usize);
+            if first & 0xffff == TYPE_FLOAT {
+                widths.push(instruction[2]);
+            }
+            rest = following;
+        }
+        widths.sort_unstable();
+        assert_eq!(widths, [16, 32], "{}", config.name());
+    }
+}
+
 #[test]
 fn generated_text_is_as_reviewed() {
-    for [transposed, whole_rows, low_rank, biased, apart] in
-        [[true, true, true, false, true], [false, false, true, true, false]]
-    {
-        let config = Config { transposed, whole_rows, low_rank, biased, apart };
+    for ([transposed, whole_rows, low_rank, biased], results) in [
+        ([true, true, true, false], Results::Apart),
+        ([false, false, true, true], Results::InPlace),
+        ([true, true, true, false], Results::Halves),
+        ([false, false, false, false], Results::Halves),
+    ] {
+        let config = Config { transposed, whole_rows, low_rank, biased, results };
         assert_as_reviewed("matmul", &config.name(), &config.wgsl());
     }
+}
+
+#[test]
+fn what_is_added_does_not_go_with_halves() {
+    let (ones, plain) = (Tensor::ones(&Device::cpu(), &[4096], DType::F32).unwrap(), Update::plain(1.0, false));
+    let scaled = Update { row_scales: Some(&ones), ..plain };
+    for results in [Results::InPlace, Results::Apart] {
+        assert!(scaled.suits(results) && !plain.suits(results));
+    }
+    assert!(plain.suits(Results::Halves) && !scaled.suits(Results::Halves));
+    assert!(!Update { bias: Some(&ones), ..plain }.suits(Results::Halves));
+    assert!(!Update { accumulate: true, ..plain }.suits(Results::Halves));
 }
 
 #[test]
@@ -60,7 +103,8 @@ fn rows_are_packed_as_the_instruction_takes_them_wgsl() {
     let product = Product::new("test", &whole.slice(0, 1, rows + 1).unwrap(), &b).unwrap();
     let Backend::Gpu(device) = gpu().backend() else { panic!("a GPU") };
     for transposed in [true, false] {
-        let config = Config { transposed, whole_rows: false, low_rank: false, biased: false, apart: false };
+        let config =
+            Config { transposed, whole_rows: false, low_rank: false, biased: false, results: Results::InPlace };
         let packed = pack(device, config, &product).unwrap();
         assert_eq!(packed.shape()[..], [2 * TILE, columns]);
         for (i, found) in packed.to_vec::<f16>().unwrap().into_iter().enumerate() {
@@ -97,6 +141,12 @@ fn products_agree_with_the_cpu_wgsl() {
             let w = Tensor::from_slice(device, &shape, &w).unwrap().cast(DType::F16).unwrap();
             let other = if transposed { w.t().unwrap() } else { w.clone() };
             let found = x.matmul(&other).unwrap().to_vec::<f32>().unwrap();
+            let halves = x.as_left_operand().matmul_rounded(&other, None).unwrap();
+            let halves = halves.restored().unwrap().to_vec::<f32>().unwrap();
+            assert!(
+                halves.iter().zip(&found).all(|(half, sum)| (half - sum).abs() <= sum.abs() * 2f32.powi(-11)),
+                "{m} x {n} x {k} in 16 bits"
+            );
             let Storage::Gpu(storage) = &w.storage else { return (found, w) };
             assert!(storage.is_in_tiles(), "another kernel computed the product");
             (found, w)
