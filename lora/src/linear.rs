@@ -16,6 +16,8 @@ mod adapted;
 mod decomposed;
 mod mixed;
 mod rounded_factors;
+#[cfg(test)]
+mod rounded_tests;
 mod rows;
 #[cfg(test)]
 mod tests;
