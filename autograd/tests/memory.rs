@@ -1,7 +1,7 @@
 //! What is kept between forward and backward pass, by the CPU's byte counters. One test in a process of its own: the
 //! counters are the process's.
 
-use autograd::{Optimizer, Parameters, Sgd, SgdConfig, Tape, Var, record_accumulating};
+use autograd::{Optimizer, Parameters, Sgd, SgdConfig, Tape, Var, record_accumulating, record_rounded_outputs};
 use tensor::{DType, Device, Tensor};
 
 const SIDE: usize = 64;
@@ -73,6 +73,27 @@ fn what_is_computed_again_is_not_kept() {
     assert_eq!(tape.backward_from(&y, matrix(1.0)).unwrap().len(), 2);
 }
 
+fn a_gated_unit_of_rounded_inputs_keeps_nothing_besides_them() {
+    // Smaller rows are kept.
+    const SIDE: usize = 2048;
+    let x = Tensor::full(&Device::cpu(), &[SIDE, SIDE], DType::F32, 0.5).unwrap();
+    let (rows, tape) = (x.row_scaled().unwrap(), Tape::new());
+    let leaf = tape.leaf("x", &x);
+    let outputs = record_rounded_outputs(
+        "both",
+        &[&leaf],
+        vec![(rows.clone(), *x.shape()), (rows.clone(), *x.shape())],
+        |upstream, totals| upstream.into_iter().flatten().try_for_each(|dy| totals.add(0, dy.into_tensor()?)),
+    );
+    let (y, bytes) = growth(|| {
+        let product = outputs[0].silu_mul_rounded(&outputs[1]).unwrap();
+        let kept = product.kept();
+        record_accumulating("reader", &[&product], x.clone(), move |_, totals| totals.add(0, kept.rows()?.restored()?))
+    });
+    assert_eq!(bytes, 0, "gate and up were there before");
+    assert_eq!(tape.backward_from(&y, x).unwrap().len(), 1);
+}
+
 fn checkpoints_keep_their_inputs_only() {
     let (x, weight) = (Var::constant(matrix(0.5)), matrix(0.1));
     let layers = |tape: &Tape, x: &Var, weight: &Tensor| -> tensor::Result<Var> {
@@ -113,6 +134,7 @@ fn memory() {
     frozen_weights_keep_no_activation();
     accumulating_products_take_the_place_of_their_input();
     what_is_computed_again_is_not_kept();
+    a_gated_unit_of_rounded_inputs_keeps_nothing_besides_them();
     checkpoints_keep_their_inputs_only();
     the_update_is_in_place();
 }

@@ -4,7 +4,8 @@
 //! row is divided by the power of two of its largest element before it is rounded, which is exact, and the product's rows
 //! are multiplied by it again. No row can overflow, and none can vanish: what is lost of an element is at most 2⁻¹¹ of it, or
 //! 2⁻²⁵ of the row's largest, whichever is more. A loss scale multiplies a whole gradient by a power of two, which changes
-//! nothing here but the rows' powers: that is why training needs none.
+//! nothing here but the rows' powers: that is why training needs none. Only a product that leaves its kernel in 16 bits
+//! ([`LeftOperand::matmul_rounded`](crate::LeftOperand::matmul_rounded)) has its left operand's powers in place of its own.
 
 mod cpu;
 mod generator;

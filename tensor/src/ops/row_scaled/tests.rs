@@ -99,7 +99,7 @@ on_each_backend! {
             assert_eq!(got.scales().to_vec::<f32>().unwrap(), x.scales().to_vec::<f32>().unwrap());
             let want: Vec<f16> = sums.to_vec::<f32>().unwrap().into_iter().map(f16::from_f32).collect();
             assert!(got.values().to_vec::<f16>().unwrap() == want, "{m} x {k} x {n}");
-            assert_eq!(want.iter().any(|value| value.is_infinite()), k * n > 1000, "{m} x {k} x {n}");
+            assert_eq!(want.iter().any(|value| value.is_infinite()), m * k * n > 0, "{m} x {k} x {n}");
         }
     }
 
