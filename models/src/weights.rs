@@ -211,7 +211,7 @@ impl WeightSource for RandomWeights<'_> {
         let values = Tensor::random_normal(self.device, shape, 0.0, self.deviation, key)?;
         match self.weight_type.resolve(DType::Bf16) {
             // As they are after such a file was loaded.
-            DType::F16 => Ok(values.cast(DType::Bf16)?.cast(DType::F16)?),
+            DType::F16 => Ok(values.cast(DType::Bf16)?.cast(DType::F32)?.cast(DType::F16)?),
             other => Ok(values.cast(other)?),
         }
     }

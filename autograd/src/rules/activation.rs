@@ -110,7 +110,7 @@ impl RoundedVar {
     /// Those of the tensor operation.
     pub fn silu_mul_rounded(&self, up: &RoundedVar) -> Result<RoundedVar> {
         let (shape, kept) = (*self.shape(), RoundedGate::new(self.rows().clone(), up.rows().clone())?);
-        Ok(record_gated(&[self, up], (kept.product()?, shape), kept))
+        Ok(record_gated(&[self, up], (kept.product()?, shape), kept).reading_rounded_gradient())
     }
 }
 
@@ -139,7 +139,7 @@ fn record_gated(inputs: &[impl TapeInput; 2], output: (RowScaled, Shape), kept: 
         totals.add_rounded(0, dgate, &shape)?;
         totals.add_rounded(1, dup, &shape)
     };
-    RoundedVar::record("silu_mul_rounded", inputs, output, move || again.product(), rule).reading_rounded_gradient()
+    RoundedVar::record("silu_mul_rounded", inputs, output, move || again.product(), rule)
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
                     }
                     false => x.silu_mul_rounded(&u).unwrap(),
                 };
-                assert!(y.reads_rounded_gradient() && Operand::from(y.clone()).reads_rounded_gradient());
+                assert_eq!([y.reads_rounded_gradient(), Operand::from(y.clone()).reads_rounded_gradient()], [rounded; 2]);
                 let mut values = y.restored().unwrap().to_vec::<f32>().unwrap();
                 let dy = dy.clone();
                 let z = record_accumulating("reader", &[&y], gate.0.clone(), move |_, totals| {

@@ -2,7 +2,7 @@
 
 use autograd::{Operand, Var};
 use lora::{AdapterSet, Forward, Linear};
-use tensor::{AttentionConfig, MixedAttention, Result, Tensor};
+use tensor::{AttentionConfig, MixedAttention, Result, Tensor, is_better_rounded};
 
 use super::config::LlamaConfig;
 use super::norm::Norm;
@@ -216,11 +216,13 @@ impl FeedForward {
     fn gated(&self, forward: &Forward, x: Operand) -> Result<Operand> {
         // Each goes as soon as it has been read: this is where a block takes the most memory.
         let layers = [&self.gate, &self.up];
-        if [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward)) {
+        let is_mixed = [&self.gate, &self.up, &self.down].iter().all(|linear| linear.is_mixed(forward));
+        let [hidden, intermediate] = [0, 1].map(|axis| self.down.weight().shape()[axis]);
+        if is_mixed && is_better_rounded(x.shape().elements() / hidden.max(1), hidden, intermediate) {
             let [gate, up] = Linear::forward_together_rounded(forward, layers, x)?;
             return Ok(gate.silu_mul_rounded(&up)?.into());
         }
         let [gate, up] = Linear::forward_together(forward, layers, x)?;
-        Ok(gate.silu_mul(&up)?.into())
+        Ok(if is_mixed { gate.silu_mul_rounded(&up)?.into() } else { gate.silu_mul(&up)?.into() })
     }
 }

@@ -49,7 +49,7 @@ pub use global_norm::{clip_scale, scale_in_place, sum_of_squares};
 pub use low_rank::{
     FactorGradient, LowRankTerm, Projection, RoundedFactor, factor_gradients, projections, round_factors,
 };
-pub use matmul::{Addends, LeftOperand};
+pub use matmul::{Addends, LeftOperand, is_better_rounded};
 pub use mixed_attention::MixedAttention;
 pub use norm::{layer_norm_backward, layer_norm_parameter_gradients, rms_norm_backward, rms_norm_weight_gradient};
 pub use random::RandomKey;

@@ -18,7 +18,7 @@ mod tests;
 mod tuned_tests;
 mod turn;
 
-pub use row_scaled::{Addends, LeftOperand};
+pub use row_scaled::{Addends, LeftOperand, is_better_rounded};
 
 use crate::device::Backend;
 use crate::dtype::DType;

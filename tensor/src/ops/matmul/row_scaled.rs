@@ -34,6 +34,13 @@ pub struct LeftOperand<'a> {
     packed: OnceCell<Tensor>,
 }
 
+/// Whether a product `[rows, inner] x [inner, columns]` had better be rounded by the kernel that computes it, where its reader
+/// allows that ([`LeftOperand::matmul_rounded`]): from the size on at which GPUs have kernels that do so on their way. A rule of
+/// extents alone, so that all devices compute the same.
+pub fn is_better_rounded(rows: usize, inner: usize, columns: usize) -> bool {
+    direct::extents_suit(rows, columns, inner)
+}
+
 impl LeftOperand<'_> {
     /// [`RowScaled::matmul_plus`].
     ///

@@ -94,10 +94,7 @@ fn suits(product: &Product, update: &Update<'_>, results: Results) -> bool {
         && fills_storage
         && a.row_major
         && is_read_in(VECTOR, a, *k)
-        && n.is_multiple_of(TILE)
-        && k.is_multiple_of(TILE)
-        && is_large(*m, *n, *k)
-        && m.div_ceil(TILE) * (n / TILE) <= MAX_GROUPS
+        && extents_suit(*m, *n, *k)
         && update.suits(results)
         && update.bias.is_none_or(|bias| bias.layout.offset.is_multiple_of(VECTOR))
         && update.low_rank.is_none_or(|term| term.suits(product, WORD))
@@ -111,6 +108,11 @@ impl Update<'_> {
             Results::Halves => self.row_scales.is_none() && self.bias.is_none() && !self.accumulate,
         }
     }
+}
+
+/// Whether a product's extents suit these kernels.
+pub(in crate::ops::matmul) fn extents_suit(m: usize, n: usize, k: usize) -> bool {
+    n.is_multiple_of(TILE) && k.is_multiple_of(TILE) && is_large(m, n, k) && m.div_ceil(TILE) * (n / TILE) <= MAX_GROUPS
 }
 
 /// Whether the result, and that of the matrix's other product, make enough tiles.
