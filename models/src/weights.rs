@@ -203,17 +203,16 @@ pub(crate) struct RandomWeights<'a> {
     pub seed: u64,
     /// Standard deviation of the matrices.
     pub deviation: f32,
+    /// Whether the matrices are of bf16's precision, whatever their type.
+    pub from_bf16: bool,
 }
 
 impl WeightSource for RandomWeights<'_> {
     fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let key = RandomKey::named(self.seed, name, 0);
         let values = Tensor::random_normal(self.device, shape, 0.0, self.deviation, key)?;
-        match self.weight_type.resolve(DType::Bf16) {
-            // As they are after such a file was loaded.
-            DType::F16 => Ok(values.cast(DType::Bf16)?.cast(DType::F32)?.cast(DType::F16)?),
-            other => Ok(values.cast(other)?),
-        }
+        let values = if self.from_bf16 { values.cast(DType::Bf16)?.cast(DType::F32)? } else { values };
+        Ok(values.cast(self.weight_type.resolve(DType::Bf16))?)
     }
 
     fn stored_shape(&self, _: &str) -> Option<Vec<usize>> {

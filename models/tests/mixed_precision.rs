@@ -131,6 +131,21 @@ on_each_backend! {
         }
     }
 
+    fn weights_from_bf16_are_the_same_numbers_in_fewer_bits(device) {
+        let config = LlamaConfig::preset("tiny").expect("a preset");
+        let numbers = |of: fn(LlamaConfig, u64, &Device, WeightType) -> models::Result<Llama>, weight_type| {
+            let model = of(config.clone(), 3, device, weight_type).expect("a model");
+            let weight = model.linears().next().expect("a layer").weight().cast(DType::F32).expect("numbers");
+            weight.to_vec::<f32>().expect("numbers")
+        };
+        let [half, single] = [WeightType::F16, WeightType::F32].map(|kind| numbers(Llama::random_from_bf16, kind));
+        assert!(half.iter().zip(&single).all(|(x, y)| (x - y).abs() <= 2f32.powi(-25)), "f16's smallest numbers");
+        assert!(single.iter().all(|x| x.to_bits() & 0xffff == 0), "bf16 has these bits alone");
+        let exact = numbers(Llama::random, WeightType::F32);
+        assert!(single.iter().zip(&exact).all(|(x, y)| (x - y).abs() <= y.abs() / 256.0));
+        assert_ne!(single, exact);
+    }
+
     fn deberta_stays_near_f32(device) {
         let name = "deberta_v3_tiny_cls";
         let head = DebertaHead::Classifier { labels: 2 };

@@ -71,7 +71,13 @@ impl HeadSource<'_> {
             }
             None => {
                 let (seed, deviation) = (self.seed, config.initializer_range);
-                let mut random = RandomWeights { device: self.device, weight_type: WeightType::F32, seed, deviation };
+                let mut random = RandomWeights {
+                    device: self.device,
+                    weight_type: WeightType::F32,
+                    seed,
+                    deviation,
+                    from_bf16: false,
+                };
                 self.fresh.push(name.into());
                 linear(&mut random, name, outputs, hidden)
             }

@@ -87,7 +87,8 @@ impl Deberta {
     /// The device's own errors.
     pub fn random(config: DebertaConfig, options: &DebertaOptions, device: &Device) -> Result<Self> {
         let deviation = config.initializer_range;
-        let mut source = RandomWeights { device, weight_type: options.weight_type, seed: options.seed, deviation };
+        let DebertaOptions { weight_type, seed, .. } = *options;
+        let mut source = RandomWeights { device, weight_type, seed, deviation, from_bf16: false };
         let model = Self::build(config, options, device, &mut source)?;
         device.trim_pool()?;
         // All of it is new, as asked for.

@@ -88,14 +88,33 @@ impl Llama {
     }
 
     /// A model with random weights: matrices from N(0, `initializer_range`²), norms one, biases zero. The same seed gives the same model on every
-    /// device, up to a few units in the last place. It stands for one from a file in bf16: [`WeightType::Stored`] is bf16, and f16
-    /// weights are bf16's numbers.
+    /// device, up to a few units in the last place. [`WeightType::Stored`] stands for bf16.
     ///
     /// # Errors
     /// The device's own errors.
     pub fn random(config: LlamaConfig, seed: u64, device: &Device, weight_type: WeightType) -> Result<Self> {
+        Self::random_of(config, seed, device, weight_type, false)
+    }
+
+    /// As [`Llama::random`], but the matrices are of bf16's precision, as those of a file in bf16 are after they were loaded. How
+    /// many bits a multiplication has to switch decides how much power it takes, and so how fast a GPU at its limit is.
+    ///
+    /// # Errors
+    /// The device's own errors.
+    pub fn random_from_bf16(config: LlamaConfig, seed: u64, device: &Device, weight_type: WeightType) -> Result<Self> {
+        Self::random_of(config, seed, device, weight_type, true)
+    }
+
+    fn random_of(
+        config: LlamaConfig,
+        seed: u64,
+        device: &Device,
+        weight_type: WeightType,
+        from_bf16: bool,
+    ) -> Result<Self> {
         config.check(Path::new("configuration"))?;
-        let mut source = RandomWeights { device, weight_type, seed, deviation: config.initializer_range };
+        let deviation = config.initializer_range;
+        let mut source = RandomWeights { device, weight_type, seed, deviation, from_bf16 };
         let model = Self::build(config, device, &mut source)?;
         device.trim_pool()?;
         Ok(model)

@@ -102,7 +102,9 @@ impl Subject {
             ))
         })?;
         let vocabulary = config.vocab_size;
-        let model = Llama::random(config, seed, device, weights).map_err(model_failure)?;
+        // Checkpoints with 16 bits come in bf16, as the peer's weights do.
+        let random = if weights == WeightType::F16 { Llama::random_from_bf16 } else { Llama::random };
+        let model = random(config, seed, device, weights).map_err(model_failure)?;
         let model = model.with_checkpointed_activations(checkpointed);
         subject(Box::new(model), Family::Llama, format!("LLaMA {preset}"), vocabulary)
     }
