@@ -117,5 +117,11 @@ mod tests {
             assert_eq!(found.map(|found| (found.operation, found.after)), Some(("square", None)));
             assert!(!x.square().unwrap().requires_gradient(), "nobody watches any more");
         }
+
+        fn rounded_results_without_gradients_have_their_names(device) {
+            let x = Var::constant(Tensor::full(device, &[2, 8], DType::F32, 1e30).unwrap());
+            let (_, found) = first_non_finite(|| x.silu_mul_rounded(&x).unwrap());
+            assert_eq!(found.map(|found| found.operation), Some("silu_mul_rounded"));
+        }
     }
 }

@@ -115,9 +115,9 @@ impl RoundedVar {
         Self::kept_at((rows, shape), record_place(operation, inputs, backward))
     }
 
-    /// A result that nobody wants a gradient of.
-    pub(crate) fn constant(rows: RowScaled, shape: Shape) -> Self {
-        finite::look("rounded", false, rows.values());
+    /// An operation's result that nobody wants a gradient of.
+    pub(crate) fn constant(operation: &'static str, rows: RowScaled, shape: Shape) -> Self {
+        finite::look(operation, false, rows.values());
         Self::kept_at((rows, shape), None)
     }
 

@@ -94,7 +94,7 @@ impl Var {
         let shape = *self.shape();
         if !self.requires_gradient() && !up.requires_gradient() {
             let product = self.tensor().as_rows()?.silu_mul_rounded(&up.tensor().as_rows()?)?;
-            return Ok(RoundedVar::constant(product, shape));
+            return Ok(RoundedVar::constant("silu_mul_rounded", product, shape));
         }
         let (product, kept) = self.tensor().as_rows()?.silu_mul_row_scaled(&up.tensor().as_rows()?)?;
         Ok(record_gated(&[self, up], (product, shape), kept))
