@@ -138,7 +138,7 @@ WGSL = [
      "params.one_minus_beta2 * (g * g)", "params.one_minus_beta2 * g", "tensor:adamw"),
     ("no barrier between a product's slabs (WGSL)", "tensor/src/ops/matmul/generator.rs",
      "        workgroupBarrier();\n        if (!more) {", "        if (!more) {", "tensor:matmul"),
-    ("the rows of rounded heads' chunks exchanged (WGSL)", "tensor/src/ops/mixed_attention/round.wgsl",
+    ("the rows of rounded heads' chunks exchanged (WGSL)", "tensor/src/ops/mixed_attention/place_in_storage.wgsl",
      "return tile * 128u + chunk * 2u + row % 2u;", "return tile * 128u + chunk * 2u + 1u - row % 2u;", "tensor:mixed_attention::direct"),
     ("tiles with neighbouring quads side by side (WGSL)", "tensor/src/gpu/tiles.wgsl",
      "let quad = chunk % 64u / 32u * 2u + lane % 2u + lane / 2u * 4u;", "let quad = chunk % 64u / 32u * 4u + lane;", "tensor:tiles"),

@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 
 use super::registers;
-
-/// Words of a module's header.
-const HEADER: usize = 5;
+use super::spirv::{HEADER, instructions, operation};
 
 /// The numbers of the instructions and operands that matter here (SPIR-V 1.6, SPV_KHR_cooperative_matrix).
 mod spirv {
@@ -56,17 +54,15 @@ pub(crate) fn compile(wgsl: &str, entry: &str) -> Result<Vec<u32>, String> {
 /// The module with f16 in place of f32 as the element type of its cooperative matrices A and B. It has no f16 type of its
 /// own.
 fn halved(words: &[u32]) -> Vec<u32> {
-    let (header, mut rest) = words.split_at(HEADER);
+    let header = &words[..HEADER];
     let mut halved = header.to_vec();
     // Ids are below the number in the header's fourth word.
     let half = header[3];
     halved[3] += 1;
     let mut constants = HashMap::new();
     let mut has_capability = false;
-    while let [first, ..] = rest {
-        let (length, operation) = ((first >> 16) as usize, first & 0xffff);
-        let (instruction, following) = rest.split_at(length.clamp(1, rest.len()));
-        rest = following;
+    for instruction in instructions(words) {
+        let operation = operation(instruction);
         if operation != spirv::CAPABILITY && !has_capability {
             halved.extend([2 << 16 | spirv::CAPABILITY, spirv::CAPABILITY_FLOAT16]);
             has_capability = true;
@@ -109,13 +105,7 @@ mod tests {
 
     /// Operation and operands of each instruction.
     fn instructions(words: &[u32]) -> Vec<(u32, Vec<u32>)> {
-        let (mut found, mut rest) = (Vec::new(), &words[HEADER..]);
-        while let [first, ..] = rest {
-            let (instruction, following) = rest.split_at((first >> 16) as usize);
-            found.push((first & 0xffff, instruction[1..].to_vec()));
-            rest = following;
-        }
-        found
+        super::instructions(words).map(|instruction| (operation(instruction), instruction[1..].to_vec())).collect()
     }
 
     #[test]

@@ -37,12 +37,8 @@ pub(crate) struct Dispatch<'a> {
 
 #[derive(Clone, Copy)]
 struct Binding<'a> {
-    storage: &'a GpuStorage,
+    wanted: tiles::Wanted<'a>,
     write: bool,
-    /// Columns of the matrix that is in tiles; 0 where elements are in their own order.
-    tile_columns: u32,
-    /// Every element is written and none read: whatever order the storage is in, this is its order from now on.
-    overwritten: bool,
 }
 
 impl<'a> Dispatch<'a> {
@@ -77,7 +73,7 @@ impl<'a> Dispatch<'a> {
     pub fn write_tiles(mut self, tensor: &'a Tensor, columns: usize) -> Self {
         self = self.bind(tensor, true, columns as u32);
         if let Some(binding) = self.buffers.last_mut() {
-            binding.overwritten = true;
+            binding.wanted.overwritten = true;
         }
         self
     }
@@ -92,10 +88,8 @@ impl<'a> Dispatch<'a> {
     pub(super) fn between(mut self, from: &'a GpuStorage, to: &'a GpuStorage) -> Self {
         self.as_it_is = true;
         self.buffers.extend([(from, false), (to, true)].map(|(storage, write)| Binding {
-            storage,
+            wanted: tiles::Wanted { storage, columns: 0, overwritten: false },
             write,
-            tile_columns: 0,
-            overwritten: false,
         }));
         self
     }
@@ -122,18 +116,17 @@ impl<'a> Dispatch<'a> {
         if grid.contains(&0) {
             return Ok(());
         }
-        let orders = self.buffers.iter().map(|binding| tiles::Wanted {
-            storage: binding.storage,
-            columns: binding.tile_columns,
-            overwritten: binding.overwritten,
-        });
+        let orders = self.buffers.iter().map(|binding| binding.wanted);
         let _guard = if self.as_it_is { None } else { Some(tiles::arrange(gpu, orders)?) };
         lock(&gpu.stream).record(gpu, &self, grid)
     }
 
-    fn bind(mut self, tensor: &'a Tensor, write: bool, tile_columns: u32) -> Self {
+    fn bind(mut self, tensor: &'a Tensor, write: bool, columns: u32) -> Self {
         match &tensor.storage {
-            Storage::Gpu(storage) => self.buffers.push(Binding { storage, write, tile_columns, overwritten: false }),
+            Storage::Gpu(storage) => {
+                let wanted = tiles::Wanted { storage, columns, overwritten: false };
+                self.buffers.push(Binding { wanted, write });
+            }
             Storage::Cpu(_) => {
                 self.invalid = Some(TensorError::Gpu {
                     operation: self.name.to_string(),
@@ -172,7 +165,7 @@ impl<'a> Dispatch<'a> {
     }
 
     pub(super) fn buffers(&self) -> impl Iterator<Item = &'a GpuStorage> + '_ {
-        self.buffers.iter().map(|binding| binding.storage)
+        self.buffers.iter().map(|binding| binding.wanted.storage)
     }
 
     pub(super) fn parameter_bytes(&self) -> &[u8] {

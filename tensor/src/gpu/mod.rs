@@ -12,6 +12,7 @@ mod profile;
 mod registers;
 mod rows;
 mod sender;
+pub(crate) mod spirv;
 mod stream;
 mod tiles;
 mod transfer;
@@ -33,6 +34,7 @@ pub(crate) use dispatch::{Dispatch, Source, linear_grid};
 pub(crate) use memory::GpuStorage;
 #[cfg(test)]
 pub(crate) use pipeline::complete_source;
+pub(crate) use registers::DECLARATIONS as REGISTERS;
 pub(crate) use rows::{ROW_WORKGROUP, reduction_splits, row_grid, row_team};
 pub(crate) use tiles::TILE as STORED_TILE;
 #[cfg(test)]

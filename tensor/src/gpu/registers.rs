@@ -15,8 +15,10 @@
 
 use std::collections::HashMap;
 
-/// Words of a module's header.
-const HEADER: usize = 5;
+use super::spirv::{HEADER, instructions, operation};
+
+/// The text of such functions, as kernels declare them.
+pub(crate) const DECLARATIONS: &str = include_str!("registers.wgsl");
 
 /// Elements of a matrix of 16 x 16 that each of 32 invocations holds.
 const ELEMENTS: u32 = 8;
@@ -130,11 +132,8 @@ pub(super) fn filled(words: &[u32]) -> Vec<u32> {
 impl Types {
     fn of(words: &[u32]) -> Self {
         let (mut types, mut constants) = (Types::default(), HashMap::new());
-        let mut rest = &words[HEADER.min(words.len())..];
-        while let [first, ..] = rest {
-            let (instruction, following) = rest.split_at(((first >> 16) as usize).clamp(1, rest.len()));
-            rest = following;
-            match (first & 0xffff, &instruction[1..]) {
+        for instruction in instructions(words) {
+            match (operation(instruction), &instruction[1..]) {
                 (spirv::TYPE_INT, &[id, 32, 0]) => types.word = id,
                 (spirv::TYPE_FLOAT, &[id, 32, ..]) => types.float = id,
                 (spirv::TYPE_FLOAT, &[id, 16, ..]) => types.half = id,
@@ -316,13 +315,7 @@ mod tests {
 
     /// Operation and operands of each instruction.
     fn instructions(words: &[u32]) -> Vec<(u32, Vec<u32>)> {
-        let (mut found, mut rest) = (Vec::new(), &words[HEADER..]);
-        while let [first, ..] = rest {
-            let (instruction, following) = rest.split_at((first >> 16) as usize);
-            found.push((first & 0xffff, instruction[1..].to_vec()));
-            rest = following;
-        }
-        found
+        super::instructions(words).map(|instruction| (operation(instruction), instruction[1..].to_vec())).collect()
     }
 
     #[test]

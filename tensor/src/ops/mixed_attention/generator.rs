@@ -161,7 +161,7 @@ impl Config {
             let element = element_of(name);
             let _ = writeln!(text, "var<workgroup> {name}: array<vec4<{element}>, {}>;", self.columns / VECTOR);
         }
-        text = text + "\n" + include_str!("kernels/common.wgsl");
+        text = text + "\n" + concat!(include_str!("kernels/params.wgsl"), include_str!("kernels/common.wgsl"));
         let _ = write!(
             text,
             "\nfn scales_at(i: u32) -> vec4<f32> {{\nreturn vec4<f32>({}, 0.0);\n}}\n",

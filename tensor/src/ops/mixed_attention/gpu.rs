@@ -11,6 +11,11 @@ use crate::ops::row_scaled::EXPONENTS;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
+/// The kernels that round operands.
+pub(super) const ROUND: &str = concat!(include_str!("round.wgsl"), include_str!("place_in_storage.wgsl"));
+pub(super) const ROUND_UPSTREAM: &str =
+    concat!(include_str!("round_upstream.wgsl"), include_str!("place_in_storage.wgsl"));
+
 const NAME: &str = "mixed_attention";
 
 /// Elements of a vector, in which everything is read.
@@ -117,7 +122,7 @@ impl Launch<'_> {
             offsets: operands.map(|x| (x.layout.offset / VECTOR) as u32),
         };
         let team = team(pairs[0].max(pairs[1]).div_ceil(2 * SUBGROUP));
-        let dispatch = Dispatch::new("mixed_attention_round", "main", Source::Wgsl(include_str!("round.wgsl")));
+        let dispatch = Dispatch::new("mixed_attention_round", "main", Source::Wgsl(ROUND));
         let dispatch = operands.into_iter().chain([cosines, sines]).fold(dispatch, Dispatch::read);
         let dispatch = rounded.iter().fold(dispatch, |dispatch, (values, _)| self.write_operand(dispatch, values));
         let dispatch = rounded.iter().fold(dispatch, |dispatch, (_, scales)| dispatch.write(scales));
@@ -145,8 +150,7 @@ impl Launch<'_> {
         // Four vectors for each invocation, whole heads for each subgroup.
         let in_subgroup = SUBGROUP / params.head as usize * params.head as usize;
         let team = team((heads * head_dim / VECTOR).div_ceil(4 * in_subgroup));
-        let source = Source::Wgsl(include_str!("round_upstream.wgsl"));
-        let dispatch = Dispatch::new("mixed_attention_round_upstream", "main", source)
+        let dispatch = Dispatch::new("mixed_attention_round_upstream", "main", Source::Wgsl(ROUND_UPSTREAM))
             .read(upstream)
             .read(output.values())
             .read(output.scales());
@@ -167,19 +171,20 @@ impl Launch<'_> {
 
     /// The output and log_sum_exp.
     pub fn forward(&self, [q, k, v]: [&RowScaled; 3]) -> Result<(RowScaled, Tensor)> {
-        if self.direct {
-            return self.direct_forward([q, k, v]);
-        }
         let [batch, sequence, heads, head_dim] = self.surroundings.q_extents();
         let (values, scales) = self.row_scaled(batch * sequence, heads * head_dim)?;
         let log_sum_exp = self.uninitialised(&[batch, heads, sequence], DType::F32)?;
-        let config = Config::new(Kernel::Forward, head_dim);
-        let source = || config.wgsl();
-        let dispatch = Dispatch::new(config.name(), "main", Source::Generated(&source));
-        let dispatch = [q, k, v].into_iter().fold(dispatch, |dispatch, operand| dispatch.write(operand.values()));
-        let dispatch = [q, k, v].into_iter().fold(dispatch, |dispatch, operand| dispatch.write(operand.scales()));
-        let dispatch = dispatch.write(self.mask_or(k.scales())).write(&values).write(&scales).write(&log_sum_exp);
-        self.run(dispatch, heads)?;
+        if self.direct {
+            self.direct_forward([q, k, v], [&values, &scales, &log_sum_exp])?;
+        } else {
+            let config = Config::new(Kernel::Forward, head_dim);
+            let source = || config.wgsl();
+            let dispatch = Dispatch::new(config.name(), "main", Source::Generated(&source));
+            let dispatch = [q, k, v].into_iter().fold(dispatch, |dispatch, operand| dispatch.write(operand.values()));
+            let dispatch = [q, k, v].into_iter().fold(dispatch, |dispatch, operand| dispatch.write(operand.scales()));
+            let dispatch = dispatch.write(self.mask_or(k.scales())).write(&values).write(&scales).write(&log_sum_exp);
+            self.run(dispatch, heads)?;
+        }
         Ok((RowScaled::from_parts(values, scales), log_sum_exp))
     }
 
@@ -191,10 +196,10 @@ impl Launch<'_> {
         let dv = self.uninitialised(k_shape, DType::F32)?;
         if self.direct {
             self.direct_backward(saved, upstream, deltas, [&dq, &dk, &dv])?;
-            return Ok([dq, dk, dv]);
+        } else {
+            self.gradient(Kernel::QueryGradient, saved, upstream, deltas, &[&dq])?;
+            self.gradient(Kernel::KeyValueGradient, saved, upstream, deltas, &[&dk, &dv])?;
         }
-        self.gradient(Kernel::QueryGradient, saved, upstream, deltas, &[&dq])?;
-        self.gradient(Kernel::KeyValueGradient, saved, upstream, deltas, &[&dk, &dv])?;
         Ok([dq, dk, dv])
     }
 
@@ -250,14 +255,14 @@ impl Launch<'_> {
     }
 
     /// Storage of rounded rows. Kernels read [`ROWS`] rows at once, and so beyond a sequence's last ones, whatever is there.
-    pub(super) fn row_scaled(&self, rows: usize, columns: usize) -> Result<(Tensor, Tensor)> {
+    fn row_scaled(&self, rows: usize, columns: usize) -> Result<(Tensor, Tensor)> {
         let sequence = self.surroundings.q_shape[1];
         let stored = rows + sequence.next_multiple_of(ROWS) - sequence;
         let values = self.uninitialised(&[stored, columns], DType::F16)?.slice(0, 0, rows)?;
         Ok((values, self.uninitialised(&[rows], DType::F32)?))
     }
 
-    pub(super) fn uninitialised(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    fn uninitialised(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
         Tensor::uninitialised(self.surroundings.cosines.device(), NAME, Shape::new(shape)?, dtype)
     }
 }

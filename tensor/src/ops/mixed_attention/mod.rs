@@ -24,6 +24,7 @@ use crate::error::{Result, TensorError};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 use gpu::Launch;
+use self_test::Kernels;
 
 /// The result of attention in mixed precision, and what its gradients need: 16-bit rows of queries and keys (rotated), values
 /// and output, and one f32 number for each query and head.
@@ -165,10 +166,10 @@ impl Surroundings {
         match self.cosines.device().backend() {
             Backend::Gpu(gpu) if gpu.cooperative.usable() && gpu::suits(self, operands) => {
                 let (head_dim, device) = (self.q_shape[3], self.cosines.device());
-                let direct = direct::suits(gpu, self)
-                    && self_test::direct_passes(gpu, head_dim, self.key_mask.is_some(), device)?;
-                let passes = direct || self_test::passes(gpu, head_dim, device)?;
-                Ok(passes.then_some(Launch { gpu, surroundings: self, direct }))
+                let passes = |kernels| self_test::passes(gpu, kernels, head_dim, device);
+                let direct = direct::suits(gpu, self) && passes(Kernels::Direct { masked: self.key_mask.is_some() })?;
+                let usable = direct || passes(Kernels::InWorkgroupMemory)?;
+                Ok(usable.then_some(Launch { gpu, surroundings: self, direct }))
             }
             _ => Ok(None),
         }

@@ -37,8 +37,6 @@ var<immediate> params: Params;
 
 // Invocations that share a row: whole subgroups, a power of two of them, at most 256.
 override TEAM: u32;
-// 1 for values in tiles.
-override TILED: u32;
 
 var<workgroup> scratch: array<u32, 8>;
 
@@ -101,7 +99,12 @@ fn main(
 
 // The vector of the first half of a head.
 fn place_of(row: Row, i: u32) -> u32 {
-    return row.number * 2u * row.pairs + i / params.half * 2u * params.half + i % params.half;
+    return row.number * 2u * row.pairs + vector_of(i);
+}
+
+// Its place in the row.
+fn vector_of(i: u32) -> u32 {
+    return i / params.half * 2u * params.half + i % params.half;
 }
 
 fn pair_at(row: Row, i: u32) -> Pair {
@@ -126,10 +129,8 @@ fn pair_at(row: Row, i: u32) -> Pair {
 }
 
 fn write(row: Row, i: u32, pair: Pair, factor: f32) {
-    let vectors = 2u * row.pairs;
-    let vector = i / params.half * 2u * params.half + i % params.half;
-    let low_place = place_in_storage(row.number, vector, vectors);
-    let high_place = place_in_storage(row.number, vector + params.half, vectors);
+    let low_place = place_in_storage(row.number, vector_of(i), 2u * row.pairs);
+    let high_place = place_in_storage(row.number, vector_of(i) + params.half, 2u * row.pairs);
     let low = vec4<f16>(pair.low * factor);
     let high = vec4<f16>(pair.high * factor);
     switch row.operand {
@@ -166,15 +167,4 @@ fn write_scale(row: Row, scale: f32) {
 fn magnitudes(pair: Pair) -> vec4<u32> {
     let all = vec4<u32>(0x7fffffffu);
     return max(bitcast<vec4<u32>>(pair.low) & all, bitcast<vec4<u32>>(pair.high) & all);
-}
-
-// Where a vector is in the storage of values: in rows, or in tiles of 16 rows and 32 columns, see gpu/tiles.rs.
-fn place_in_storage(row: u32, vector: u32, vectors: u32) -> u32 {
-    if (TILED == 0u) {
-        return row * vectors + vector;
-    }
-    let tile = row / 16u * (vectors / 8u) + vector / 8u;
-    let quad = vector % 8u;
-    let chunk = quad % 4u / 2u * 32u + row % 16u / 2u * 4u + quad % 2u + quad / 4u * 2u;
-    return tile * 128u + chunk * 2u + row % 2u;
 }

@@ -25,8 +25,6 @@ var<immediate> params: Params;
 
 // Invocations that share a row: whole subgroups, a power of two of them, at most 256.
 override TEAM: u32;
-// 1 for values in tiles.
-override TILED: u32;
 
 var<workgroup> scratch: array<u32, 8>;
 
@@ -107,15 +105,4 @@ fn finish(row: u32, i: u32, writes: bool, value: vec4<f32>) {
 // Magnitudes are in the order of their bits, NaN the largest.
 fn magnitudes(value: vec4<f32>) -> vec4<u32> {
     return bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu);
-}
-
-// Where a vector is in the storage of values: in rows, or in tiles of 16 rows and 32 columns, see gpu/tiles.rs.
-fn place_in_storage(row: u32, vector: u32, vectors: u32) -> u32 {
-    if (TILED == 0u) {
-        return row * vectors + vector;
-    }
-    let tile = row / 16u * (vectors / 8u) + vector / 8u;
-    let quad = vector % 8u;
-    let chunk = quad % 4u / 2u * 32u + row % 16u / 2u * 4u + quad % 2u + quad / 4u * 2u;
-    return tile * 128u + chunk * 2u + row % 2u;
 }

@@ -21,23 +21,18 @@ pub(super) const WHOLE_TILES: usize = 144;
 /// Admitted difference, of the largest element: what rounding factors to 11 bits makes of sums of many.
 const TOLERANCE: f32 = 3e-3;
 
-/// Whether the kernels for heads of this length may be used on this device: what their test said, which runs at the first call.
-pub(super) fn passes(gpu: &Gpu, head_dim: usize, device: &Device) -> Result<bool> {
-    let name = format!("mixed_attention_{head_dim}");
-    let fault = gpu.cooperative.fault(&name, || find_fault(gpu, Kernels::InWorkgroupMemory, head_dim, device))?;
+/// Whether these kernels for heads of this length may be used on this device: what their test said, which runs at the first call.
+pub(super) fn passes(gpu: &Gpu, kernels: Kernels, head_dim: usize, device: &Device) -> Result<bool> {
+    let name = match kernels {
+        Kernels::InWorkgroupMemory => format!("mixed_attention_{head_dim}"),
+        Kernels::Direct { masked } => format!("direct_attention_{head_dim}{}", if masked { "_masked" } else { "" }),
+    };
+    let fault = gpu.cooperative.fault(&name, || find_fault(gpu, kernels, head_dim, device))?;
     if let Some(fault) = &fault {
-        gpu.cooperative.turn_off(&gpu.summary.name, fault);
-    }
-    Ok(fault.is_none())
-}
-
-/// As [`passes`], for the kernels of [`super::direct`], with a mask or without.
-pub(super) fn direct_passes(gpu: &Gpu, head_dim: usize, masked: bool, device: &Device) -> Result<bool> {
-    let name = format!("direct_attention_{head_dim}_{masked}");
-    let test = || find_fault(gpu, Kernels::Direct { masked }, head_dim, device);
-    let fault = gpu.cooperative.fault(&name, test)?;
-    if let Some(fault) = &fault {
-        gpu.cooperative.turn_off_direct(&gpu.summary.name, fault);
+        match kernels {
+            Kernels::InWorkgroupMemory => gpu.cooperative.turn_off(&gpu.summary.name, fault),
+            Kernels::Direct { .. } => gpu.cooperative.turn_off_direct(&gpu.summary.name, fault),
+        }
     }
     Ok(fault.is_none())
 }

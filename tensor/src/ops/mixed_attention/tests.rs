@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::config::{Config, Kernel};
+use super::gpu;
 use super::self_test::{self, Kernels};
 use crate::device::Backend;
 use crate::gpu::{STORED_TILE, assert_as_reviewed, validate};
@@ -154,8 +155,8 @@ fn every_kernel_is_valid_wgsl() {
         validate(&config.name(), &config.wgsl(), &[]);
     }
     let constants = [("TEAM", 64.0), ("TILED", 1.0)];
-    validate("round", include_str!("round.wgsl"), &constants);
-    validate("round_upstream", include_str!("round_upstream.wgsl"), &constants);
+    validate("round", gpu::ROUND, &constants);
+    validate("round_upstream", gpu::ROUND_UPSTREAM, &constants);
 }
 
 #[test]

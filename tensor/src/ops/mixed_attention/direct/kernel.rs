@@ -16,6 +16,7 @@
 use std::fmt::Write;
 
 use super::super::generator::{MATRIX, ROWS, THREADS};
+use crate::gpu::REGISTERS;
 use crate::ops::matmul::indent::indent;
 
 /// Columns of a tile, which are those of two matrices.
@@ -129,6 +130,8 @@ impl Config {
              const SLOPE: f32 = {:?};\n\n",
             4096.0 / self.head_dim.next_power_of_two() as f64,
         );
+        text += include_str!("../kernels/params.wgsl");
+        text += &format!("\n{REGISTERS}\n");
         text += include_str!("common.wgsl");
         text += if self.masked { include_str!("first_to_see_masked.wgsl") } else { include_str!("first_to_see.wgsl") };
         let pair = |name: &str| format!("{name}_scales[i].x, {name}_scales[i].y");

@@ -14,7 +14,6 @@ use kernel::{Config, Kernel};
 
 use super::gpu::Launch;
 use super::{MixedAttention, Surroundings};
-use crate::dtype::DType;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, STORED_TILE, Source};
 use crate::ops::RowScaled;
@@ -29,13 +28,9 @@ pub(super) fn suits(gpu: &Gpu, surroundings: &Surroundings) -> bool {
 }
 
 impl Launch<'_> {
-    /// The output and log_sum_exp of operands in tiles.
-    pub fn direct_forward(&self, operands: [&RowScaled; 3]) -> Result<(RowScaled, Tensor)> {
-        let [batch, sequence, heads, head_dim] = self.surroundings.q_extents();
-        let (values, scales) = self.row_scaled(batch * sequence, heads * head_dim)?;
-        let log_sum_exp = self.uninitialised(&[batch, heads, sequence], DType::F32)?;
-        self.launch(Kernel::Forward, &operands, &[], &[&values, &scales, &log_sum_exp])?;
-        Ok((RowScaled::from_parts(values, scales), log_sum_exp))
+    /// The output's values and scales, and log_sum_exp, of operands in tiles.
+    pub fn direct_forward(&self, operands: [&RowScaled; 3], results: [&Tensor; 3]) -> Result<()> {
+        self.launch(Kernel::Forward, &operands, &[], &results)
     }
 
     /// dq, dk and dv.

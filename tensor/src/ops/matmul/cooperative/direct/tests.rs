@@ -1,6 +1,6 @@
 use super::*;
 use crate::device::Backend;
-use crate::gpu::{assert_as_reviewed, compile_with_containers, complete_source, validate};
+use crate::gpu::{assert_as_reviewed, compile_with_containers, complete_source, spirv, validate};
 use crate::testing::{gpu, open_gpu};
 use crate::{Device, f16};
 
@@ -31,17 +31,10 @@ fn every_configuration_is_valid_wgsl() {
 #[test]
 fn every_configuration_becomes_a_module_with_one_f16() {
     const TYPE_FLOAT: u32 = 22;
-    const HEADER: usize = 5;
     for config in configurations() {
         let words = compile_with_containers(&complete_source(&config.wgsl(), true, true), "main").unwrap();
-        let (mut rest, mut widths) = (&words[HEADER..], Vec::new());
-        while let [first, ..] = rest {
-            let (instruction, following) = rest.split_at((first >> 16) as usize);
-            if first & 0xffff == TYPE_FLOAT {
-                widths.push(instruction[2]);
-            }
-            rest = following;
-        }
+        let floats = spirv::instructions(&words).filter(|instruction| spirv::operation(instruction) == TYPE_FLOAT);
+        let mut widths: Vec<u32> = floats.map(|instruction| instruction[2]).collect();
         widths.sort_unstable();
         assert_eq!(widths, [16, 32], "{}", config.name());
     }
