@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::memory::GpuStorage;
 use super::pipeline::PARAMETER_BYTES;
-use super::{Gpu, lock, tiles};
+use super::{Gpu, Tiles, lock, tiles};
 use crate::error::{Result, TensorError};
 use crate::tensor::{Storage, Tensor};
 
@@ -65,13 +65,13 @@ impl<'a> Dispatch<'a> {
 
     /// Binds a tensor's whole storage for reading; the kernel adds the tensor's offset itself.
     pub fn read(self, tensor: &'a Tensor) -> Self {
-        self.bind(tensor, false, 0)
+        self.bind(tensor, false, None)
     }
 
     /// Binds a matrix that fills its whole storage for writing all its elements, in tiles, see [`super::tiles`]; both extents
     /// are multiples of theirs.
-    pub fn write_tiles(mut self, tensor: &'a Tensor, columns: usize) -> Self {
-        self = self.bind(tensor, true, columns as u32);
+    pub fn write_tiles(mut self, tensor: &'a Tensor, tiles: Tiles) -> Self {
+        self = self.bind(tensor, true, Some(tiles));
         if let Some(binding) = self.buffers.last_mut() {
             binding.wanted.overwritten = true;
         }
@@ -80,15 +80,15 @@ impl<'a> Dispatch<'a> {
 
     /// Binds a matrix that fills its whole storage for reading in tiles, see [`super::tiles`]; both extents are multiples of
     /// theirs.
-    pub fn read_tiles(self, tensor: &'a Tensor, columns: usize) -> Self {
-        self.bind(tensor, false, columns as u32)
+    pub fn read_tiles(self, tensor: &'a Tensor, tiles: Tiles) -> Self {
+        self.bind(tensor, false, Some(tiles))
     }
 
     /// Binds two storages in whatever order they are, one for reading, one for writing.
     pub(super) fn between(mut self, from: &'a GpuStorage, to: &'a GpuStorage) -> Self {
         self.as_it_is = true;
         self.buffers.extend([(from, false), (to, true)].map(|(storage, write)| Binding {
-            wanted: tiles::Wanted { storage, columns: 0, overwritten: false },
+            wanted: tiles::Wanted { storage, tiles: None, overwritten: false },
             write,
         }));
         self
@@ -96,7 +96,7 @@ impl<'a> Dispatch<'a> {
 
     /// Binds a tensor's whole storage for reading and writing.
     pub fn write(self, tensor: &'a Tensor) -> Self {
-        self.bind(tensor, true, 0)
+        self.bind(tensor, true, None)
     }
 
     /// Sets the parameter block; its layout is the WGSL `struct Params`.
@@ -121,10 +121,10 @@ impl<'a> Dispatch<'a> {
         lock(&gpu.stream).record(gpu, &self, grid)
     }
 
-    fn bind(mut self, tensor: &'a Tensor, write: bool, columns: u32) -> Self {
+    fn bind(mut self, tensor: &'a Tensor, write: bool, tiles: Option<Tiles>) -> Self {
         match &tensor.storage {
             Storage::Gpu(storage) => {
-                let wanted = tiles::Wanted { storage, columns, overwritten: false };
+                let wanted = tiles::Wanted { storage, tiles, overwritten: false };
                 self.buffers.push(Binding { wanted, write });
             }
             Storage::Cpu(_) => {

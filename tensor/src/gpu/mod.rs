@@ -36,7 +36,7 @@ pub(crate) use memory::GpuStorage;
 pub(crate) use pipeline::complete_source;
 pub(crate) use registers::DECLARATIONS as REGISTERS;
 pub(crate) use rows::{ROW_WORKGROUP, reduction_splits, row_grid, row_team};
-pub(crate) use tiles::TILE as STORED_TILE;
+pub(crate) use tiles::{LEFT_CHUNK, RIGHT_CHUNK, Tiles, copied_to_tiles};
 #[cfg(test)]
 pub(crate) use validate::{assert_as_reviewed, validate};
 

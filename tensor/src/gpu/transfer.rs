@@ -53,7 +53,7 @@ impl Gpu {
 
     /// The bytes `start..start + count` of a buffer. Waits for all recorded work.
     pub fn download(&self, storage: &GpuStorage, start: u64, count: usize) -> Result<Vec<u8>> {
-        let _order = tiles::arrange(self, [tiles::Wanted { storage, columns: 0, overwritten: false }].into_iter())?;
+        let _order = tiles::arrange(self, [tiles::Wanted { storage, tiles: None, overwritten: false }].into_iter())?;
         let mut bytes = Vec::with_capacity(count);
         // Copies are whole words: begin at or before the first byte wanted and end at or after the last.
         let mut position = start / 4 * 4;

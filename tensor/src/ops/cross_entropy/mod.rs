@@ -117,6 +117,7 @@ fn backward_rounded(
             ("label", RowInput::Integers(labels)),
         ],
         shape: [rows, columns],
+        operands: 1,
         numbers: RowNumbers { scale, ignore, ..RowNumbers::default() },
     };
     let [rounded] = kernel.run(gpu)?;

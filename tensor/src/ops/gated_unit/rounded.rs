@@ -58,7 +58,14 @@ impl Tensor {
             Backend::Gpu(device) if self.elements() > 0 => {
                 let (gate, up) = (self.contiguous()?, up.contiguous()?);
                 let inputs = vec![("gate", RowInput::Rows(&gate)), ("up", RowInput::Rows(&up))];
-                let kernel = RowKernel { name, text, inputs, shape: [rows, columns], numbers: RowNumbers::default() };
+                let kernel = RowKernel {
+                    name,
+                    text,
+                    inputs,
+                    shape: [rows, columns],
+                    operands: 1,
+                    numbers: RowNumbers::default(),
+                };
                 Ok(Some(kernel.run(device)?))
             }
             _ => Ok(None),
@@ -145,6 +152,7 @@ impl RoundedGate {
             text,
             inputs: kept.into_iter().chain(upstream).collect(),
             shape: [rows, columns],
+            operands: 2,
             numbers: RowNumbers::default(),
         }
     }

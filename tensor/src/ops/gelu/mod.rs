@@ -24,7 +24,8 @@ impl Tensor {
                 let x = self.contiguous()?;
                 let (text, inputs) = (include_str!("forward.wgsl"), vec![("x", RowInput::Rows(&x))]);
                 let [rounded] =
-                    RowKernel { name: NAME, text, inputs, shape, numbers: RowNumbers::default() }.run(gpu)?;
+                    RowKernel { name: NAME, text, inputs, shape, operands: 1, numbers: RowNumbers::default() }
+                        .run(gpu)?;
                 Ok(rounded)
             }
             _ => self.gelu()?.row_scaled(),
@@ -47,7 +48,8 @@ impl Tensor {
                 let inputs = vec![("x", RowInput::Rows(&x)), ("upstream", RowInput::Rows(&upstream))];
                 let text = include_str!("gradient.wgsl");
                 let [rounded] =
-                    RowKernel { name: NAME, text, inputs, shape, numbers: RowNumbers::default() }.run(gpu)?;
+                    RowKernel { name: NAME, text, inputs, shape, operands: 1, numbers: RowNumbers::default() }
+                        .run(gpu)?;
                 Ok(rounded)
             }
             _ => self.gelu_backward(upstream)?.row_scaled(),

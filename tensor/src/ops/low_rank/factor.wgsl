@@ -1,5 +1,6 @@
 // Rounds factors to f16 after dividing each by the power of two of its largest magnitude. A template: see ops/slots.rs. Of a
-// large factor, a launch before finds the largest magnitude of each share.
+// large factor, a launch before finds the largest magnitude of each share. Where results are wanted in tiles as well, the lines
+// after IN_TILES are not left out.
 
 struct Params {
     offsets: array<u32, 6>,
@@ -18,6 +19,9 @@ struct Params {
 @group(0) @binding(3 * SLOT + 1) var<storage, read> x_SLOT: array<f32>;
 @group(0) @binding(3 * SLOT + 2) var<storage, read_write> values_SLOT: array<u32>;
 @group(0) @binding(3 * SLOT + 3) var<storage, read_write> scale_SLOT: array<f32>;
+// end
+// for each slot
+IN_TILES @group(0) @binding(FIRST_IN_TILES + SLOT) var<storage, read_write> tiles_SLOT: array<u32>;
 // end
 var<immediate> params: Params;
 
@@ -133,6 +137,16 @@ fn write_word(slot: u32, word: u32, value: u32) {
         // end
         default: {}
     }
+IN_TILES    let columns = params.padded_columns[slot];
+IN_TILES    let row = 2u * word / columns;
+IN_TILES    let column = 2u * word % columns;
+IN_TILES    let place = right_chunk(row, column / 4u, columns / 4u) * 4u + row % 2u * 2u + column / 2u % 2u;
+IN_TILES    switch (slot) {
+    // for each slot
+IN_TILES        case SLOTu: { tiles_SLOT[place] = value; }
+    // end
+IN_TILES        default: {}
+IN_TILES    }
 }
 
 fn write_scale(slot: u32, value: f32) {

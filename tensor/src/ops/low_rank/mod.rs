@@ -27,7 +27,7 @@ use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Result, TensorError};
 use crate::ops::RowScaled;
-use crate::ops::matmul::cooperative::{self, LowRankUpdate, ThinGradient, ThinProduct};
+use crate::ops::matmul::cooperative::{self, LowRankUpdate, Projected, ThinGradient, ThinInTiles, ThinProduct};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -45,6 +45,8 @@ const LARGEST_PROJECTION: usize = 1 << 15;
 pub struct RoundedFactor {
     /// f16 of the factor's shape, the rank padded with zeros to a multiple of [`RANK_STEP`].
     values: Tensor,
+    /// The same in the order in which kernels for thin products read it, where there are any.
+    in_tiles: Option<Tensor>,
     /// f32 `[1]`.
     scale: Tensor,
     rank_axis: usize,
@@ -56,6 +58,8 @@ pub struct RoundedFactor {
 #[derive(Clone, Debug)]
 pub struct Projection {
     values: Tensor,
+    /// The same in the order in which kernels for thin products read it, where such a kernel computed it.
+    in_tiles: Option<Tensor>,
     row_scales: Tensor,
     factor_scale: Tensor,
     multiple: f32,
@@ -103,13 +107,21 @@ pub fn round_factors(factors: &[(&Tensor, usize)]) -> Result<Vec<RoundedFactor>>
     };
     let together = rounded.into_iter().zip(factors);
     Ok(together
-        .map(|((values, scale), &(x, rank_axis))| RoundedFactor {
+        .map(|(RoundedValues { values, in_tiles, scale }, &(x, rank_axis))| RoundedFactor {
             values,
+            in_tiles,
             scale,
             rank_axis,
             rank: x.shape()[rank_axis],
         })
         .collect())
+}
+
+/// What is in a [`RoundedFactor`].
+struct RoundedValues {
+    values: Tensor,
+    in_tiles: Option<Tensor>,
+    scale: Tensor,
 }
 
 /// A factor to be rounded.
@@ -170,6 +182,7 @@ impl LowRankTerm<'_> {
         then(&LowRankUpdate {
             left: &projection.values,
             right: &right,
+            in_tiles: projection.in_tiles.as_ref().zip(factor.in_tiles.as_ref()).map(|(left, right)| [left, right]),
             scales: [&projection.factor_scale, &factor.scale],
             alpha: alpha * projection.multiple,
         })
@@ -194,9 +207,13 @@ pub fn projections(products: &[(&RowScaled, &RoundedFactor)]) -> Result<Vec<Proj
     let thin: Vec<_> = products
         .iter()
         .zip(&right)
-        .map(|((matrix, _), right)| ThinProduct {
+        .map(|((matrix, factor), right)| ThinProduct {
             wide: matrix.values(),
             thin: right,
+            thin_in_tiles: factor
+                .in_tiles
+                .as_ref()
+                .map(|kept| ThinInTiles { kept, is_transpose: factor.rank_axis == 0 }),
             row_scales: None,
             transposed: false,
         })
@@ -206,11 +223,12 @@ pub fn projections(products: &[(&RowScaled, &RoundedFactor)]) -> Result<Vec<Proj
     together
         .map(|((computed, thin), (matrix, factor))| {
             let multiple = multiple(factor.width());
-            let values = match computed {
-                Some(values) => values,
-                None => composed::project(thin, 1.0 / multiple)?,
+            let Projected { values, in_tiles } = match computed {
+                Some(projected) => projected,
+                None => Projected { values: composed::project(thin, 1.0 / multiple)?, in_tiles: None },
             };
-            Ok(Projection { values, row_scales: matrix.scales().clone(), factor_scale: factor.scale.clone(), multiple })
+            let (row_scales, factor_scale) = (matrix.scales().clone(), factor.scale.clone());
+            Ok(Projection { values, in_tiles, row_scales, factor_scale, multiple })
         })
         .collect()
 }
@@ -278,6 +296,7 @@ impl FactorGradient<'_> {
         let product = ThinProduct {
             wide,
             thin: &projection.values,
+            thin_in_tiles: projection.in_tiles.as_ref().map(|kept| ThinInTiles { kept, is_transpose: false }),
             row_scales: Some([matrix.scales(), &projection.row_scales]),
             transposed: like.rank_axis == 0,
         };

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use crate::gpu::Tiles;
 use crate::testing::{check, on_each_backend};
 use crate::{
     Addends, DType, Device, FactorGradient, LowRankTerm, Projection, Result, RoundedFactor, RowScaled, Tensor, f16,
@@ -344,6 +345,26 @@ fn large_layers_are_computed_together_as_alone() {
 fn the_kernel_is_valid_wgsl() {
     let constants = [("MAXIMA", 128.0), ("SHARE", 1024.0), ("SMALL", 8192.0)];
     for slots in 1..=6 {
-        crate::gpu::validate("factor", &crate::ops::slots::expand(include_str!("factor.wgsl"), slots), &constants);
+        for in_tiles in [false, true] {
+            crate::gpu::validate("factor", &super::gpu::text(slots, in_tiles), &constants);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn factors_are_written_in_tiles_as_well_wgsl() {
+    let device = crate::testing::gpu();
+    let crate::device::Backend::Gpu(gpu) = device.backend() else { panic!("a GPU") };
+    let values: Vec<f32> = (0..96 * 40).map(|i| ((i * 37 % 1009) as f32 - 500.0) * 1e-3).collect();
+    let factors = [([40, 96], 0), ([96, 40], 1)].map(|(shape, axis)| {
+        super::PaddedFactor::of(&Tensor::from_slice(device, &shape, &values).unwrap(), axis).unwrap()
+    });
+    let [alone, both] = [false, true].map(|in_tiles| super::gpu::round_together(gpu, &factors, in_tiles).unwrap());
+    for (alone, both) in alone.iter().zip(both) {
+        let tiles = both.in_tiles.unwrap();
+        assert!(alone.in_tiles.is_none() && Tiles::Right(tiles.shape()[1]).hold(&tiles));
+        let want = alone.values.to_vec::<f16>().unwrap();
+        assert!(both.values.to_vec::<f16>().unwrap() == want && tiles.to_vec::<f16>().unwrap() == want);
     }
 }

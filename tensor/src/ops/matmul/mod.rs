@@ -18,6 +18,7 @@ mod tests;
 mod tuned_tests;
 mod turn;
 
+pub(in crate::ops) use cooperative::direct::reads_tiles;
 pub use row_scaled::{Addends, LeftOperand, is_better_rounded};
 
 use crate::device::Backend;

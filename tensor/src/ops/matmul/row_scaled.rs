@@ -30,7 +30,7 @@ pub struct Addends<'a> {
 #[derive(Debug)]
 pub struct LeftOperand<'a> {
     rows: &'a RowScaled,
-    /// In the order in which products with transposes read it.
+    /// In tiles, as the kernels for large products read it.
     packed: OnceCell<Tensor>,
 }
 
@@ -101,15 +101,12 @@ impl LeftOperand<'_> {
         }
     }
 
-    /// The matrix as the kernel reads it.
-    fn packed(&self, device: &Gpu, config: direct::Config, product: &Product) -> Result<Tensor> {
-        if !config.transposed {
-            return direct::pack(device, config, product);
-        }
+    /// The matrix as the kernels read it.
+    fn packed(&self, device: &Gpu, product: &Product) -> Result<Tensor> {
         if let Some(packed) = self.packed.get() {
             return Ok(packed.clone());
         }
-        let packed = direct::pack(device, config, product)?;
+        let packed = direct::pack(device, product)?;
         Ok(self.packed.get_or_init(|| packed).clone())
     }
 }
@@ -178,7 +175,7 @@ impl Sums<'_> {
             let apart = onto.as_ref().is_some_and(|onto| !onto.is_unique() && onto.is_whole());
             let results = if apart { Results::Apart } else { Results::InPlace };
             if let Some(config) = direct::plan(device, product, &update, results)? {
-                let packed = operand.packed(device, config, product)?;
+                let packed = operand.packed(device, product)?;
                 let (onto, addend) = if apart { (None, onto) } else { (onto, None) };
                 let out = result(onto)?;
                 direct::write(device, config, product, &packed, &out, update, addend.as_ref())?;
@@ -191,7 +188,7 @@ impl Sums<'_> {
             }
         }
         let mut sum = operand.rows.values().matmul(other)?;
-        if let Some(LowRankUpdate { left, right, scales: [first, second], alpha }) = low_rank {
+        if let Some(LowRankUpdate { left, right, scales: [first, second], alpha, .. }) = low_rank {
             sum = sum.add(&left.matmul_scaled(right, *alpha)?.mul(&first.mul(second)?)?)?;
         }
         if let Some(scales) = row_scales {
@@ -209,7 +206,7 @@ impl Sums<'_> {
         if let Some(device) = self.gpu() {
             let update = Update { alpha: 1.0, row_scales, accumulate: false, low_rank, bias: None };
             if let Some(config) = direct::plan(device, product, &update, Results::Halves)? {
-                let packed = operand.packed(device, config, product)?;
+                let packed = operand.packed(device, product)?;
                 let out = Tensor::uninitialised(other.device(), NAME, product.shape, DType::F16)?;
                 direct::write(device, config, product, &packed, &out, update, None)?;
                 return Ok(out);

@@ -5,7 +5,7 @@ use super::generator::ROWS;
 use super::{MixedAttention, Surroundings};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, ROW_WORKGROUP, Source, row_grid};
+use crate::gpu::{Dispatch, Gpu, ROW_WORKGROUP, Source, Tiles, row_grid};
 use crate::ops::RowScaled;
 use crate::ops::row_scaled::EXPONENTS;
 use crate::shape::Shape;
@@ -13,8 +13,11 @@ use crate::tensor::Tensor;
 
 /// The kernels that round operands.
 pub(super) const ROUND: &str = concat!(include_str!("round.wgsl"), include_str!("place_in_storage.wgsl"));
-pub(super) const ROUND_UPSTREAM: &str =
-    concat!(include_str!("round_upstream.wgsl"), include_str!("place_in_storage.wgsl"));
+pub(super) const ROUND_UPSTREAM: &str = concat!(
+    include_str!("round_upstream.wgsl"),
+    include_str!("place_in_storage.wgsl"),
+    include_str!("../../gpu/left_chunk.wgsl")
+);
 
 const NAME: &str = "mixed_attention";
 
@@ -97,6 +100,8 @@ pub(super) struct Launch<'a> {
     pub surroundings: &'a Surroundings,
     /// With the kernels of [`super::direct`], whose operands are in tiles.
     pub direct: bool,
+    /// They write the output in tiles as well, for the product that reads it.
+    pub output_in_tiles: bool,
 }
 
 impl Launch<'_> {
@@ -150,15 +155,21 @@ impl Launch<'_> {
         // Four vectors for each invocation, whole heads for each subgroup.
         let in_subgroup = SUBGROUP / params.head as usize * params.head as usize;
         let team = team((heads * head_dim / VECTOR).div_ceil(4 * in_subgroup));
-        let dispatch = Dispatch::new("mixed_attention_round_upstream", "main", Source::Wgsl(ROUND_UPSTREAM))
-            .read(upstream)
-            .read(output.values())
-            .read(output.scales());
+        let dispatch =
+            Dispatch::new("mixed_attention_round_upstream", "main", Source::Wgsl(ROUND_UPSTREAM)).read(upstream);
+        let output_tiles = Tiles::Left(heads * head_dim);
+        let output_is_in_tiles = output_tiles.hold(output.values());
+        let dispatch = match output_is_in_tiles {
+            true => dispatch.read_tiles(output.values(), output_tiles),
+            false => dispatch.read(output.values()),
+        };
+        let dispatch = dispatch.read(output.scales());
         self.write_operand(dispatch, &values)
             .write(&scales)
             .write(&deltas)
             .constant("TEAM", team as f64)
             .constant("TILED", f64::from(u8::from(self.direct)))
+            .constant("OUTPUT_TILED", f64::from(u8::from(output_is_in_tiles)))
             .params(&params)
             .run(self.gpu, row_grid(batch * sequence, team))?;
         Ok((RowScaled::from_parts(values, scales), deltas))
@@ -166,7 +177,7 @@ impl Launch<'_> {
 
     /// Binds rounded rows in the order that the kernels read them in.
     fn write_operand<'a>(&self, dispatch: Dispatch<'a>, values: &'a Tensor) -> Dispatch<'a> {
-        if self.direct { dispatch.write_tiles(values, values.shape()[1]) } else { dispatch.write(values) }
+        if self.direct { dispatch.write_tiles(values, Tiles::Wide(values.shape()[1])) } else { dispatch.write(values) }
     }
 
     /// The output and log_sum_exp.

@@ -167,9 +167,10 @@ impl Surroundings {
             Backend::Gpu(gpu) if gpu.cooperative.usable() && gpu::suits(self, operands) => {
                 let (head_dim, device) = (self.q_shape[3], self.cosines.device());
                 let passes = |kernels| self_test::passes(gpu, kernels, head_dim, device);
-                let direct = direct::suits(gpu, self) && passes(Kernels::Direct { masked: self.key_mask.is_some() })?;
+                let (masked, output_in_tiles) = (self.key_mask.is_some(), direct::writes_tiles(gpu, self));
+                let direct = direct::suits(gpu, self) && passes(Kernels::Direct { masked, output_in_tiles })?;
                 let usable = direct || passes(Kernels::InWorkgroupMemory)?;
-                Ok(usable.then_some(Launch { gpu, surroundings: self, direct }))
+                Ok(usable.then_some(Launch { gpu, surroundings: self, direct, output_in_tiles }))
             }
             _ => Ok(None),
         }

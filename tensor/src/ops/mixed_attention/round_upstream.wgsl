@@ -16,7 +16,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> upstream: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> output: array<vec4<f16>>;
+@group(0) @binding(1) var<storage, read> output: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> output_scales: array<f32>;
 @group(0) @binding(3) var<storage, read_write> values: array<vec4<f16>>;
 @group(0) @binding(4) var<storage, read_write> scales: array<f32>;
@@ -81,12 +81,28 @@ fn upstream_at(row: u32, i: u32) -> vec4<f32> {
     return upstream[params.upstream_offset + row * vectors + min(i, vectors - 1u)];
 }
 
+// 1 for an output in tall tiles of a left operand.
+override OUTPUT_TILED: u32;
+
+fn output_at(row: u32, i: u32) -> vec4<f32> {
+    let vectors = params.heads * params.head;
+    if (OUTPUT_TILED == 0u) {
+        let words = output[row * vectors + i];
+        return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
+    }
+    // The words of two rows come in turn.
+    let chunk = 2u * left_chunk(row, i, vectors);
+    let first = output[chunk];
+    let second = output[chunk + 1u];
+    let is_upper = row % 2u == 0u;
+    return vec4<f32>(unpack2x16float(select(first.y, first.x, is_upper)), unpack2x16float(select(second.y, second.x, is_upper)));
+}
+
 // Rounds and writes a vector; the first invocation of a head writes its product with the output.
 fn finish(row: u32, i: u32, writes: bool, value: vec4<f32>) {
     let vectors = params.heads * params.head;
-    let place = row * vectors + min(i, vectors - 1u);
     let rounded = vec4<f16>(value);
-    var delta = dot(vec4<f32>(rounded), vec4<f32>(output[place]));
+    var delta = dot(vec4<f32>(rounded), output_at(row, min(i, vectors - 1u)));
     let place_in_head = i % params.head;
     // The first step is the largest power of two below the head's length.
     for (var step = 1u << (31u - countLeadingZeros(params.head - 1u)); step > 0u; step /= 2u) {

@@ -1,5 +1,6 @@
 //! The test of the kernels on the device before their first use, for the reason that `matmul/cooperative/self_test.rs` gives.
 
+use super::generator::ROWS;
 use super::gpu::Launch;
 use super::{MixedAttention, Surroundings};
 use crate::device::Device;
@@ -25,7 +26,10 @@ const TOLERANCE: f32 = 3e-3;
 pub(super) fn passes(gpu: &Gpu, kernels: Kernels, head_dim: usize, device: &Device) -> Result<bool> {
     let name = match kernels {
         Kernels::InWorkgroupMemory => format!("mixed_attention_{head_dim}"),
-        Kernels::Direct { masked } => format!("direct_attention_{head_dim}{}", if masked { "_masked" } else { "" }),
+        Kernels::Direct { masked, output_in_tiles } => {
+            let flag = |wanted: bool, name: &'static str| if wanted { name } else { "" };
+            format!("direct_attention_{head_dim}{}{}", flag(masked, "_masked"), flag(output_in_tiles, "_tiles"))
+        }
     };
     let fault = gpu.cooperative.fault(&name, || find_fault(gpu, kernels, head_dim, device))?;
     if let Some(fault) = &fault {
@@ -43,15 +47,23 @@ pub(super) enum Kernels {
     /// Those of [`super::generator`], which handle masks and their absence alike.
     InWorkgroupMemory,
     /// Those of [`super::direct`].
-    Direct { masked: bool },
+    Direct { masked: bool, output_in_tiles: bool },
 }
 
 /// Compares the kernels with the CPU's attention.
 pub(super) fn find_fault(gpu: &Gpu, kernels: Kernels, head_dim: usize, device: &Device) -> Result<Option<String>> {
-    let direct = kernels != Kernels::InWorkgroupMemory;
+    let (direct, masked, output_in_tiles) = match kernels {
+        Kernels::InWorkgroupMemory => (false, true, false),
+        Kernels::Direct { masked, output_in_tiles } => (true, masked, output_in_tiles),
+    };
+    let sequence = match (direct, output_in_tiles) {
+        (false, _) => SEQUENCE,
+        (true, false) => WHOLE_TILES,
+        (true, true) => 2 * ROWS,
+    };
     let problem = |device: &Device| {
-        let (mut surroundings, operands) = problem(if direct { WHOLE_TILES } else { SEQUENCE }, head_dim, device)?;
-        if kernels == (Kernels::Direct { masked: false }) {
+        let (mut surroundings, operands) = problem(sequence, head_dim, device)?;
+        if !masked {
             surroundings.key_mask = None;
         }
         Result::Ok((surroundings, operands))
@@ -59,7 +71,7 @@ pub(super) fn find_fault(gpu: &Gpu, kernels: Kernels, head_dim: usize, device: &
     let (want, [q, k, v, upstream]) = problem(&Device::cpu())?;
     let want = results(&MixedAttention::composed(want, [&q, &k, &v])?, |saved| saved.composed_backward(&upstream))?;
     let (surroundings, [q, k, v, upstream]) = problem(device)?;
-    let launch = Launch { gpu, surroundings: &surroundings, direct };
+    let launch = Launch { gpu, surroundings: &surroundings, direct, output_in_tiles };
     let got = MixedAttention::on_tensor_cores(&launch, [&q, &k, &v])?;
     let got = results(&got, |saved| saved.backward_on_tensor_cores(&launch, &upstream))?;
     for (name, (got, want)) in ["output", "log_sum_exp", "dq", "dk", "dv"].into_iter().zip(got.iter().zip(&want)) {

@@ -4,7 +4,7 @@ use super::config::{Config, Kernel};
 use super::gpu;
 use super::self_test::{self, Kernels};
 use crate::device::Backend;
-use crate::gpu::{STORED_TILE, assert_as_reviewed, validate};
+use crate::gpu::{Tiles, assert_as_reviewed, validate};
 use crate::testing::{Recipe, assert_close, check, on_each_backend, recipe_of};
 use crate::{
     AttentionConfig, Device, MixedAttention, Result, Tensor, attention, attention_backward, rotary, rotary_backward,
@@ -154,8 +154,8 @@ fn every_kernel_is_valid_wgsl() {
     for config in configurations() {
         validate(&config.name(), &config.wgsl(), &[]);
     }
-    let constants = [("TEAM", 64.0), ("TILED", 1.0)];
-    validate("round", gpu::ROUND, &constants);
+    let constants = [("TEAM", 64.0), ("TILED", 1.0), ("OUTPUT_TILED", 1.0)];
+    validate("round", gpu::ROUND, &constants[..2]);
     validate("round_upstream", gpu::ROUND_UPSTREAM, &constants);
 }
 
@@ -187,8 +187,9 @@ fn tensor_cores() -> (&'static crate::gpu::Gpu, &'static Device) {
 fn every_kernel_passes_its_test() {
     let (gpu, device) = tensor_cores();
     for head_dim in MixedAttention::HEAD_DIMS {
-        let direct = gpu.cooperative.direct_usable() && head_dim.is_multiple_of(STORED_TILE[1]);
-        let direct = [false, true].into_iter().filter(|_| direct).map(|masked| Kernels::Direct { masked });
+        let direct = gpu.cooperative.direct_usable() && head_dim.is_multiple_of(Tiles::WIDE[1]);
+        let flags = [(false, false), (false, true), (true, false), (true, true)].into_iter().filter(|_| direct);
+        let direct = flags.map(|(masked, output_in_tiles)| Kernels::Direct { masked, output_in_tiles });
         for kernels in direct.chain([Kernels::InWorkgroupMemory]) {
             let fault = self_test::find_fault(gpu, kernels, head_dim, device).unwrap();
             assert_eq!(fault, None, "{kernels:?}, head_dim {head_dim}");

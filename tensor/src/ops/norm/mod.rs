@@ -58,6 +58,7 @@ impl Tensor {
                     text: include_str!("rounded.wgsl"),
                     inputs: vec![("x", RowInput::Rows(&x)), ("weight", RowInput::Shared(&weight))],
                     shape: [rows, hidden],
+                    operands: 1,
                     numbers: RowNumbers { epsilon, ..RowNumbers::default() },
                 };
                 let [rounded] = kernel.run(device)?;

@@ -50,6 +50,7 @@ pub(super) fn text(own: &str, native: bool) -> String {
         own,
         include_str!("common.wgsl"),
         &include_str!("../row_scaled/kernels/team.wgsl").replace("MAXIMA", "u32"),
+        include_str!("../row_scaled/kernels/numbers.wgsl"),
         include_str!("../random/philox.wgsl"),
     ];
     with_halves(&parts.concat(), native)

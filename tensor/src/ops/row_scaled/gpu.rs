@@ -1,10 +1,11 @@
 //! Launch of the generated kernels.
 
-use super::generator::{Config, Form, MOST_WORDS};
+use super::generator::{Config, Form, MOST_WORDS, THREADS};
 use super::{EXPONENTS, RowScaled};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, Source, row_grid, row_team};
+use crate::gpu::{Dispatch, Gpu, Source, Tiles, linear_grid, row_team};
+use crate::ops::matmul::reads_tiles;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -54,6 +55,8 @@ pub(crate) struct RowKernel<'a> {
     pub inputs: Vec<(&'static str, RowInput<'a>)>,
     /// Rows and columns of each input and output; neither is 0.
     pub shape: [usize; 2],
+    /// So many of the outputs, the first ones, are for products to read.
+    pub operands: usize,
     pub numbers: RowNumbers,
 }
 
@@ -72,7 +75,8 @@ pub(super) fn round(gpu: &Gpu, xs: &[Tensor]) -> Result<Vec<RowScaled>> {
     for xs in xs.chunks((MOST_WORDS / words).clamp(1, MOST_INPUTS)) {
         let (name, text) = KERNELS[xs.len() - 1];
         let inputs = ["x", "y", "z"].into_iter().zip(xs.iter().map(RowInput::Rows)).collect();
-        let kernel = RowKernel { name, text, inputs, shape: [rows, columns], numbers: RowNumbers::default() };
+        let operands = xs.len();
+        let kernel = RowKernel { name, text, inputs, shape: [rows, columns], operands, numbers: RowNumbers::default() };
         rounded.extend(kernel.run_for(gpu, xs.len())?);
     }
     Ok(rounded)
@@ -87,6 +91,11 @@ impl RowKernel<'_> {
 
     /// Computes and rounds as many matrices as the text makes.
     fn run_for(&self, gpu: &Gpu, count: usize) -> Result<Vec<RowScaled>> {
+        self.run_in_tiles(gpu, count, if reads_tiles(gpu, self.shape) { self.operands } else { 0 })
+    }
+
+    /// The same, so many of them in tiles: then the extents are multiples of a tile's.
+    pub(super) fn run_in_tiles(&self, gpu: &Gpu, count: usize, in_tiles: usize) -> Result<Vec<RowScaled>> {
         let [rows, columns] = self.shape;
         let device = match self.inputs[0].1 {
             RowInput::Rows(x) | RowInput::Shared(x) | RowInput::Floats(x) | RowInput::Integers(x) => x.device(),
@@ -98,14 +107,19 @@ impl RowKernel<'_> {
             let values = Tensor::uninitialised(device, self.name, super::padded(rows, columns)?, DType::F16)?;
             outputs.push(RowScaled { values: values.slice(1, 0, columns)?, scales: scales.select(0, output)? });
         }
-        self.launch(gpu, &outputs, &scales, gpu.cooperative.usable())?;
+        self.launch(gpu, &outputs, &scales, gpu.cooperative.usable(), in_tiles)?;
         Ok(outputs)
     }
 
-    fn launch(&self, gpu: &Gpu, outputs: &[RowScaled], scales: &Tensor, native: bool) -> Result<()> {
+    fn launch(&self, gpu: &Gpu, outputs: &[RowScaled], scales: &Tensor, native: bool, in_tiles: usize) -> Result<()> {
         let [rows, columns] = self.shape;
         let vectors = columns.div_ceil(super::ALIGNMENT);
-        let team = row_team(columns);
+        // Invocations that share a row, or two of them.
+        let (team, rows_of_team) = match in_tiles {
+            0 => (row_team(columns), 1),
+            // Whole subgroups.
+            _ => (vectors.next_power_of_two().clamp(32, THREADS[1]), 2),
+        };
         let mut offsets = [0; MOST_INPUTS];
         let mut aligned = columns.is_multiple_of(super::ALIGNMENT);
         let mut forms = Vec::with_capacity(MOST_INPUTS);
@@ -128,6 +142,7 @@ impl RowKernel<'_> {
             vectors: vectors.div_ceil(team),
             aligned,
             native,
+            in_tiles,
         };
         let params = Params {
             rows: rows as u32,
@@ -152,9 +167,13 @@ impl RowKernel<'_> {
                 RowInput::Rounded(x) => dispatch.write(&x.values).write(&x.scales),
             };
         }
-        for output in outputs {
-            dispatch = dispatch.write(&output.values);
+        for (number, output) in outputs.iter().enumerate() {
+            dispatch = match number < in_tiles {
+                true => dispatch.write_tiles(&output.values, Tiles::Left(columns)),
+                false => dispatch.write(&output.values),
+            };
         }
-        dispatch.write(scales).run(gpu, row_grid(rows, team))
+        let teams = THREADS[usize::from(in_tiles > 0)] / team;
+        dispatch.write(scales).run(gpu, linear_grid(rows, teams * rows_of_team))
     }
 }

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use crate::testing::{Recipe, check, on_each_backend, recipe_of};
+use super::{RowInput, RowKernel, RowNumbers};
+use crate::device::Backend;
+use crate::gpu::Tiles;
+use crate::testing::{Recipe, check, gpu, on_each_backend, recipe_of};
 use crate::{DType, Device, Result, Tensor, f16, row_scaled_together};
 
 /// Matrices whose rows have magnitudes of their own, far beyond the range of f16.
@@ -179,12 +182,37 @@ fn every_kernel_is_valid_wgsl() {
     ];
     for (text, inputs, outputs) in kernels {
         for (vectors, aligned, native) in [(1, true, true), (4, false, false), (11, true, false), (100, false, true)] {
-            let wgsl = Config { inputs, outputs, text, vectors, aligned, native }.wgsl();
-            crate::gpu::validate("row_scaled", &wgsl, &[("TEAM", 64.0)]);
+            for in_tiles in [0, 1, outputs] {
+                let wgsl = Config { inputs, outputs, text, vectors, aligned, native, in_tiles }.wgsl();
+                crate::gpu::validate("row_scaled", &wgsl, &[("TEAM", 64.0)]);
+            }
         }
     }
-    let norm = Config { inputs: kernels[1].1, outputs: 1, text: NORM, vectors: 2, aligned: true, native: false };
-    crate::gpu::assert_as_reviewed("row_scaled", "rms_norm_row_scaled_2_aligned", &norm.wgsl());
-    let gate = Config { inputs: kernels[4].1, outputs: 2, text: GRADIENTS, vectors: 100, aligned: false, native: true };
+    let norm =
+        Config { inputs: kernels[1].1, outputs: 1, text: NORM, vectors: 2, aligned: true, native: false, in_tiles: 1 };
+    crate::gpu::assert_as_reviewed("row_scaled", "rms_norm_row_scaled_2_aligned_tiles1", &norm.wgsl());
+    let inputs = kernels[4].1;
+    let gate = Config { inputs, outputs: 2, text: GRADIENTS, vectors: 100, aligned: false, native: true, in_tiles: 0 };
     crate::gpu::assert_as_reviewed("row_scaled", "silu_mul_gradients_0_native", &gate.wgsl());
+}
+
+/// One of two in tiles, rows that stay in registers and rows that do not.
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn matrices_are_written_in_tiles() {
+    let Backend::Gpu(backend) = gpu().backend() else { panic!("a GPU") };
+    for (rows, columns) in [(32, 16), (96, 48), (32, 40_000)] {
+        let values = (0..rows * columns).map(|i| (i % 1009) as f32 * 1e-3 - (i % 7) as f32).collect();
+        let x = Tensor::from_vec(gpu(), &[rows, columns], values).unwrap();
+        let inputs = vec![("x", RowInput::Rows(&x)), ("y", RowInput::Rows(&x))];
+        let text = include_str!("kernels/identity_two.wgsl");
+        let numbers = RowNumbers::default();
+        let kernel = RowKernel { name: "row_scaled_two", text, inputs, shape: [rows, columns], operands: 2, numbers };
+        let found = kernel.run_in_tiles(backend, 2, 1).unwrap();
+        let are_held = [0, 1].map(|output: usize| Tiles::Left(columns).hold(found[output].values()));
+        assert_eq!(are_held, [true, false]);
+        for found in found {
+            assert_eq!((found.values().to_vec().unwrap(), found.scales().to_vec().unwrap()), rounded(&x).unwrap());
+        }
+    }
 }

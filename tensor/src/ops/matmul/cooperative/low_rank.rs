@@ -2,8 +2,8 @@
 
 use super::generator::{CONTAINER, Config, DEPTH, Kind, THIN, THIN_DEPTH, TILE};
 use super::{
-    MAX_GROUPS, MIN_EXTENT, MIN_ROWS, Params, VECTOR, bind_operand, containers, dispatch, is_read_in, reads_vectors,
-    self_test, thin,
+    MAX_GROUPS, MIN_EXTENT, MIN_ROWS, Params, VECTOR, bind_operand, containers, direct, dispatch, is_read_in,
+    reads_vectors, self_test, thin,
 };
 use crate::device::Backend;
 use crate::dtype::DType;
@@ -25,6 +25,8 @@ const MIN_DEPTH_PER_PART: [usize; 2] = [128, 256];
 pub(in crate::ops) struct LowRankUpdate<'a> {
     pub left: &'a Tensor,
     pub right: &'a Tensor,
+    /// The left operand, and the right one or its transpose, whichever lies in rows, in tall tiles.
+    pub in_tiles: Option<[&'a Tensor; 2]>,
     /// f32 `[1]` each, at the beginning of their storage.
     pub scales: [&'a Tensor; 2],
     pub alpha: f32,
@@ -35,10 +37,27 @@ pub(in crate::ops) struct LowRankUpdate<'a> {
 pub(in crate::ops) struct ThinProduct<'a> {
     pub wide: &'a Tensor,
     pub thin: &'a Tensor,
+    /// The thin operand in tall tiles.
+    pub thin_in_tiles: Option<ThinInTiles<'a>>,
     /// f32 `[k]` each, powers of two: what the thin operand's rows are multiplied by.
     pub row_scales: Option<[&'a Tensor; 2]>,
     /// The result is wanted as `[rank, m]`.
     pub transposed: bool,
+}
+
+/// A thin operand, or its transpose, in tall tiles.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct ThinInTiles<'a> {
+    pub kept: &'a Tensor,
+    pub is_transpose: bool,
+}
+
+/// The product of a wide operand with a thin one, f16.
+#[derive(Clone)]
+pub(in crate::ops) struct Projected {
+    pub values: Tensor,
+    /// The same in tall tiles, from the kernel that has them at hand.
+    pub in_tiles: Option<Tensor>,
 }
 
 impl LowRankUpdate<'_> {
@@ -80,10 +99,18 @@ impl LowRankUpdate<'_> {
 pub(in crate::ops) fn project(
     products: &[ThinProduct<'_>],
     alpha: impl Fn(usize) -> f32,
-) -> Result<Vec<Option<Tensor>>> {
+) -> Result<Vec<Option<Projected>>> {
     let mut results = vec![None; products.len()];
-    for PartialSums { places, sums } in partial_sums(products)? {
-        let Backend::Gpu(gpu) = sums.device().backend() else { continue };
+    let Some(Backend::Gpu(gpu)) = products.first().map(|first| first.wide.device().backend()) else {
+        return Ok(results);
+    };
+    for (result, product) in results.iter_mut().zip(products) {
+        *result = direct::thin::project(gpu, product, alpha(product.wide.shape()[1]))?;
+    }
+    let missing = |place: &usize| results[*place].is_none();
+    let rest: Vec<usize> = (0..products.len()).filter(missing).collect();
+    let products: Vec<_> = rest.iter().map(|&place| products[place]).collect();
+    for PartialSums { places, sums } in partial_sums(gpu, &products)? {
         let [parts, count, rows, columns] = [0, 1, 2, 3].map(|axis| sums.shape()[axis]);
         let out = Tensor::uninitialised(sums.device(), "project", Shape::new(&[count, rows, columns])?, DType::F16)?;
         let words = out.elements() / 2;
@@ -95,7 +122,7 @@ pub(in crate::ops) fn project(
             .params(&params)
             .run(gpu, linear_grid(words, 256))?;
         for (slot, place) in places.into_iter().enumerate() {
-            results[place] = Some(out.select(0, slot)?);
+            results[rest[place]] = Some(Projected { values: out.select(0, slot)?, in_tiles: None });
         }
     }
     Ok(results)
@@ -131,10 +158,18 @@ pub(in crate::ops) fn factor_gradients(
     totals: &mut [Option<Tensor>],
 ) -> Result<Vec<Option<Tensor>>> {
     let mut results = vec![None; gradients.len()];
-    let products: Vec<_> = gradients.iter().map(|gradient| gradient.product).collect();
-    let mut sums = Vec::with_capacity(gradients.len());
-    for PartialSums { places, sums: partial_sums } in partial_sums(&products)? {
-        sums.extend(places.into_iter().enumerate().map(|(slot, place)| Sum {
+    let Some(Backend::Gpu(gpu)) = gradients.first().map(|first| first.scale.device().backend()) else {
+        return Ok(results);
+    };
+    for ((result, gradient), total) in results.iter_mut().zip(gradients).zip(totals.iter_mut()) {
+        *result = direct::thin::factor_gradient(gpu, gradient, total)?;
+    }
+    let missing = |place: &usize| results[*place].is_none();
+    let rest: Vec<usize> = (0..gradients.len()).filter(missing).collect();
+    let products: Vec<_> = rest.iter().map(|&place| gradients[place].product).collect();
+    let mut sums = Vec::with_capacity(rest.len());
+    for PartialSums { places, sums: partial_sums } in partial_sums(gpu, &products)? {
+        sums.extend(places.into_iter().map(|place| rest[place]).enumerate().map(|(slot, place)| Sum {
             gradient: &gradients[place],
             place,
             partial_sums: partial_sums.clone(),
@@ -142,9 +177,6 @@ pub(in crate::ops) fn factor_gradients(
             total: totals[place].take(),
         }));
     }
-    let Some(Backend::Gpu(gpu)) = gradients.first().map(|first| first.scale.device().backend()) else {
-        return Ok(results);
-    };
     for sums in sums.chunks_mut(slots::capacity_up_to(gpu, 3, 0, SLOTS)) {
         let added = add_parts(gpu, sums)?;
         for (sum, gradient) in sums.iter().zip(added) {
@@ -231,10 +263,7 @@ struct PartialSums {
 }
 
 /// The products that the device and their shapes suit, as many as possible together.
-fn partial_sums(products: &[ThinProduct<'_>]) -> Result<Vec<PartialSums>> {
-    let Some(Backend::Gpu(gpu)) = products.first().map(|first| first.wide.device().backend()) else {
-        return Ok(Vec::new());
-    };
+fn partial_sums(gpu: &Gpu, products: &[ThinProduct<'_>]) -> Result<Vec<PartialSums>> {
     let mut planned = Vec::with_capacity(products.len());
     for (place, thin) in products.iter().enumerate() {
         let product = Product::new("thin product", thin.wide, thin.thin)?;

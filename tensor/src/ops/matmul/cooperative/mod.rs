@@ -24,7 +24,9 @@ use crate::shape::Shape;
 use crate::tensor::Tensor;
 pub(in crate::ops) use batched::BatchedProduct;
 use generator::{CONTAINER, Config, DEPTH, Kind, TILE, VECTOR};
-pub(in crate::ops) use low_rank::{LowRankUpdate, ThinGradient, ThinProduct, factor_gradients, project};
+pub(in crate::ops) use low_rank::{
+    LowRankUpdate, Projected, ThinGradient, ThinInTiles, ThinProduct, factor_gradients, project,
+};
 pub(super) use plan::{Plan, plan};
 
 /// Rows and columns of the result from which a tile of 128 x 128 wins over a smaller one on ordinary cores.

@@ -69,7 +69,8 @@ fn square(
     let scales: Vec<f32> = (0..m).map(|row| if row_scaled { [0.25, 1.0, 8.0][row % 3] } else { 1.0 }).collect();
     let row_scales = Tensor::from_slice(device, &[m], &scales)?;
     let term_scales = [Tensor::from_slice(device, &[1], &[0.5f32])?, Tensor::from_slice(device, &[1], &[4.0f32])?];
-    let term = LowRankUpdate { left: &left, right: &right, scales: term_scales.each_ref(), alpha: 0.25 };
+    let scales_of_term = term_scales.each_ref();
+    let term = LowRankUpdate { left: &left, right: &right, in_tiles: None, scales: scales_of_term, alpha: 0.25 };
     let mut expected = expected_a.matmul(&expected_b)?;
     if low_rank {
         expected = expected.matmul_accumulate(&expected_left, &expected_right, 0.5)?;

@@ -30,7 +30,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<u32>>;
 var<immediate> params: Params;
 
 struct Elements {
@@ -69,14 +69,16 @@ fn main(
     let first_column = in_band / band_rows * 128u;
     let row = first_row + subgroup % 2u * 64u;
     let column = first_column + subgroup / 2u * 64u;
-    // An invocation's row or column of eight, and its pair of elements of four.
+    // An invocation's line of eight, which is a quad of rows or columns, and its part of four.
     let line = lane / 4u;
     let pair = lane % 4u;
+    // Chunks of a row of half tiles.
     let steps = params.k / 16u;
-    let a_matrix = steps * 32u;
-    var a_place = row / 16u * a_matrix + lane;
-    let b_step = params.n * 2u;
-    var b_place = column / 32u * 64u + line / 4u * 32u + pair * 4u + line / 2u % 2u + line % 2u * 2u;
+    let a_half = steps * 32u;
+    let b_steps = params.n * 4u;
+    let b_lane = (column / 16u + line / 4u) * 64u + pair * 4u + line % 4u;
+    var b_place = b_lane;
+    var a_place = row / 16u * a_half + lane;
     var sum0_0 = coop_mat16x16<f32, C>();
     var sum0_1 = coop_mat16x16<f32, C>();
     var sum0_2 = coop_mat16x16<f32, C>();
@@ -111,23 +113,23 @@ fn main(
     var b1_2: vec4<u32>;
     var b1_3: vec4<u32>;
     a0_0 = a[a_place];
-    a0_1 = a[a_place + a_matrix];
-    a0_2 = a[a_place + 2u * a_matrix];
-    a0_3 = a[a_place + 3u * a_matrix];
+    a0_1 = a[a_place + a_half];
+    a0_2 = a[a_place + 2u * a_half];
+    a0_3 = a[a_place + 3u * a_half];
     b0_0 = b[b_place];
-    b0_1 = b[b_place + 16u];
-    b0_2 = b[b_place + 64u];
-    b0_3 = b[b_place + 80u];
+    b0_1 = b[b_place + 32u];
+    b0_2 = b[b_place + 128u];
+    b0_3 = b[b_place + 160u];
 
     for (var step = 0u; step < steps; step += 2u) {
         a1_0 = a[a_place + 32u];
-        a1_1 = a[a_place + 32u + a_matrix];
-        a1_2 = a[a_place + 32u + 2u * a_matrix];
-        a1_3 = a[a_place + 32u + 3u * a_matrix];
-        b1_0 = b[b_place + b_step];
-        b1_1 = b[b_place + b_step + 16u];
-        b1_2 = b[b_place + b_step + 64u];
-        b1_3 = b[b_place + b_step + 80u];
+        a1_1 = a[a_place + 32u + a_half];
+        a1_2 = a[a_place + 32u + 2u * a_half];
+        a1_3 = a[a_place + 32u + 3u * a_half];
+        b1_0 = b[b_place + 16u];
+        b1_1 = b[b_place + 48u];
+        b1_2 = b[b_place + 144u];
+        b1_3 = b[b_place + 176u];
         {
             let a_0 = matrix_a(a0_0.xzyw);
             let a_1 = matrix_a(a0_1.xzyw);
@@ -157,15 +159,15 @@ fn main(
         // The last steps are read again in place of what is beyond them.
         let more = step + 2u < steps;
         a_place += select(0u, 64u, more);
-        b_place += select(0u, 2u * b_step, more);
+        b_place += select(0u, b_steps, more);
         a0_0 = a[a_place];
-        a0_1 = a[a_place + a_matrix];
-        a0_2 = a[a_place + 2u * a_matrix];
-        a0_3 = a[a_place + 3u * a_matrix];
+        a0_1 = a[a_place + a_half];
+        a0_2 = a[a_place + 2u * a_half];
+        a0_3 = a[a_place + 3u * a_half];
         b0_0 = b[b_place];
-        b0_1 = b[b_place + 16u];
-        b0_2 = b[b_place + 64u];
-        b0_3 = b[b_place + 80u];
+        b0_1 = b[b_place + 32u];
+        b0_2 = b[b_place + 128u];
+        b0_3 = b[b_place + 160u];
         {
             let a_0 = matrix_a(a1_0.xzyw);
             let a_1 = matrix_a(a1_1.xzyw);
@@ -194,34 +196,30 @@ fn main(
         }
     }
 
-    let across = params.n / 4u;
-    let first = column / 4u + pair;
+    let across = params.n / 8u;
+    let first = column / 8u + pair;
     {
         let found0 = elements(sum0_0);
         let found1 = elements(sum0_1);
         let found2 = elements(sum0_2);
         let found3 = elements(sum0_3);
-        let row0_0 = row + 0u + line;
+        let row0_0 = row + 0u + line * 4u;
+        let value0_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value0_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value0_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value0_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
         if (row0_0 < params.m) {
-            let value0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
-            out[row0_0 * across + first + 0u] = vec2<u32>(pack2x16float(value0_0_0.xy), pack2x16float(value0_0_0.zw));
-            let value0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
-            out[row0_0 * across + first + 4u] = vec2<u32>(pack2x16float(value0_0_1.xy), pack2x16float(value0_0_1.zw));
-            let value0_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
-            out[row0_0 * across + first + 8u] = vec2<u32>(pack2x16float(value0_0_2.xy), pack2x16float(value0_0_2.zw));
-            let value0_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
-            out[row0_0 * across + first + 12u] = vec2<u32>(pack2x16float(value0_0_3.xy), pack2x16float(value0_0_3.zw));
+            out[row0_0 * across + first + 0u] = vec4<u32>(pack2x16float(value0_0_0_0.xy), pack2x16float(value0_0_0_0.zw), pack2x16float(value0_0_0_1.xy), pack2x16float(value0_0_0_1.zw));
+            out[row0_0 * across + first + 4u] = vec4<u32>(pack2x16float(value0_0_1_0.xy), pack2x16float(value0_0_1_0.zw), pack2x16float(value0_0_1_1.xy), pack2x16float(value0_0_1_1.zw));
         }
-        let row0_1 = row + 8u + line;
+        let row0_1 = row + 1u + line * 4u;
+        let value0_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value0_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value0_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value0_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
         if (row0_1 < params.m) {
-            let value0_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
-            out[row0_1 * across + first + 0u] = vec2<u32>(pack2x16float(value0_1_0.xy), pack2x16float(value0_1_0.zw));
-            let value0_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
-            out[row0_1 * across + first + 4u] = vec2<u32>(pack2x16float(value0_1_1.xy), pack2x16float(value0_1_1.zw));
-            let value0_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
-            out[row0_1 * across + first + 8u] = vec2<u32>(pack2x16float(value0_1_2.xy), pack2x16float(value0_1_2.zw));
-            let value0_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
-            out[row0_1 * across + first + 12u] = vec2<u32>(pack2x16float(value0_1_3.xy), pack2x16float(value0_1_3.zw));
+            out[row0_1 * across + first + 0u] = vec4<u32>(pack2x16float(value0_1_0_0.xy), pack2x16float(value0_1_0_0.zw), pack2x16float(value0_1_0_1.xy), pack2x16float(value0_1_0_1.zw));
+            out[row0_1 * across + first + 4u] = vec4<u32>(pack2x16float(value0_1_1_0.xy), pack2x16float(value0_1_1_0.zw), pack2x16float(value0_1_1_1.xy), pack2x16float(value0_1_1_1.zw));
         }
     }
     {
@@ -229,27 +227,23 @@ fn main(
         let found1 = elements(sum1_1);
         let found2 = elements(sum1_2);
         let found3 = elements(sum1_3);
-        let row1_0 = row + 16u + line;
+        let row1_0 = row + 2u + line * 4u;
+        let value1_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value1_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value1_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value1_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
         if (row1_0 < params.m) {
-            let value1_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
-            out[row1_0 * across + first + 0u] = vec2<u32>(pack2x16float(value1_0_0.xy), pack2x16float(value1_0_0.zw));
-            let value1_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
-            out[row1_0 * across + first + 4u] = vec2<u32>(pack2x16float(value1_0_1.xy), pack2x16float(value1_0_1.zw));
-            let value1_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
-            out[row1_0 * across + first + 8u] = vec2<u32>(pack2x16float(value1_0_2.xy), pack2x16float(value1_0_2.zw));
-            let value1_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
-            out[row1_0 * across + first + 12u] = vec2<u32>(pack2x16float(value1_0_3.xy), pack2x16float(value1_0_3.zw));
+            out[row1_0 * across + first + 0u] = vec4<u32>(pack2x16float(value1_0_0_0.xy), pack2x16float(value1_0_0_0.zw), pack2x16float(value1_0_0_1.xy), pack2x16float(value1_0_0_1.zw));
+            out[row1_0 * across + first + 4u] = vec4<u32>(pack2x16float(value1_0_1_0.xy), pack2x16float(value1_0_1_0.zw), pack2x16float(value1_0_1_1.xy), pack2x16float(value1_0_1_1.zw));
         }
-        let row1_1 = row + 24u + line;
+        let row1_1 = row + 3u + line * 4u;
+        let value1_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value1_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value1_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value1_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
         if (row1_1 < params.m) {
-            let value1_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
-            out[row1_1 * across + first + 0u] = vec2<u32>(pack2x16float(value1_1_0.xy), pack2x16float(value1_1_0.zw));
-            let value1_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
-            out[row1_1 * across + first + 4u] = vec2<u32>(pack2x16float(value1_1_1.xy), pack2x16float(value1_1_1.zw));
-            let value1_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
-            out[row1_1 * across + first + 8u] = vec2<u32>(pack2x16float(value1_1_2.xy), pack2x16float(value1_1_2.zw));
-            let value1_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
-            out[row1_1 * across + first + 12u] = vec2<u32>(pack2x16float(value1_1_3.xy), pack2x16float(value1_1_3.zw));
+            out[row1_1 * across + first + 0u] = vec4<u32>(pack2x16float(value1_1_0_0.xy), pack2x16float(value1_1_0_0.zw), pack2x16float(value1_1_0_1.xy), pack2x16float(value1_1_0_1.zw));
+            out[row1_1 * across + first + 4u] = vec4<u32>(pack2x16float(value1_1_1_0.xy), pack2x16float(value1_1_1_0.zw), pack2x16float(value1_1_1_1.xy), pack2x16float(value1_1_1_1.zw));
         }
     }
     {
@@ -257,27 +251,23 @@ fn main(
         let found1 = elements(sum2_1);
         let found2 = elements(sum2_2);
         let found3 = elements(sum2_3);
-        let row2_0 = row + 32u + line;
+        let row2_0 = row + 32u + line * 4u;
+        let value2_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value2_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value2_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value2_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
         if (row2_0 < params.m) {
-            let value2_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
-            out[row2_0 * across + first + 0u] = vec2<u32>(pack2x16float(value2_0_0.xy), pack2x16float(value2_0_0.zw));
-            let value2_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
-            out[row2_0 * across + first + 4u] = vec2<u32>(pack2x16float(value2_0_1.xy), pack2x16float(value2_0_1.zw));
-            let value2_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
-            out[row2_0 * across + first + 8u] = vec2<u32>(pack2x16float(value2_0_2.xy), pack2x16float(value2_0_2.zw));
-            let value2_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
-            out[row2_0 * across + first + 12u] = vec2<u32>(pack2x16float(value2_0_3.xy), pack2x16float(value2_0_3.zw));
+            out[row2_0 * across + first + 0u] = vec4<u32>(pack2x16float(value2_0_0_0.xy), pack2x16float(value2_0_0_0.zw), pack2x16float(value2_0_0_1.xy), pack2x16float(value2_0_0_1.zw));
+            out[row2_0 * across + first + 4u] = vec4<u32>(pack2x16float(value2_0_1_0.xy), pack2x16float(value2_0_1_0.zw), pack2x16float(value2_0_1_1.xy), pack2x16float(value2_0_1_1.zw));
         }
-        let row2_1 = row + 40u + line;
+        let row2_1 = row + 33u + line * 4u;
+        let value2_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value2_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value2_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value2_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
         if (row2_1 < params.m) {
-            let value2_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
-            out[row2_1 * across + first + 0u] = vec2<u32>(pack2x16float(value2_1_0.xy), pack2x16float(value2_1_0.zw));
-            let value2_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
-            out[row2_1 * across + first + 4u] = vec2<u32>(pack2x16float(value2_1_1.xy), pack2x16float(value2_1_1.zw));
-            let value2_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
-            out[row2_1 * across + first + 8u] = vec2<u32>(pack2x16float(value2_1_2.xy), pack2x16float(value2_1_2.zw));
-            let value2_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
-            out[row2_1 * across + first + 12u] = vec2<u32>(pack2x16float(value2_1_3.xy), pack2x16float(value2_1_3.zw));
+            out[row2_1 * across + first + 0u] = vec4<u32>(pack2x16float(value2_1_0_0.xy), pack2x16float(value2_1_0_0.zw), pack2x16float(value2_1_0_1.xy), pack2x16float(value2_1_0_1.zw));
+            out[row2_1 * across + first + 4u] = vec4<u32>(pack2x16float(value2_1_1_0.xy), pack2x16float(value2_1_1_0.zw), pack2x16float(value2_1_1_1.xy), pack2x16float(value2_1_1_1.zw));
         }
     }
     {
@@ -285,27 +275,23 @@ fn main(
         let found1 = elements(sum3_1);
         let found2 = elements(sum3_2);
         let found3 = elements(sum3_3);
-        let row3_0 = row + 48u + line;
+        let row3_0 = row + 34u + line * 4u;
+        let value3_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value3_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value3_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value3_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
         if (row3_0 < params.m) {
-            let value3_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
-            out[row3_0 * across + first + 0u] = vec2<u32>(pack2x16float(value3_0_0.xy), pack2x16float(value3_0_0.zw));
-            let value3_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
-            out[row3_0 * across + first + 4u] = vec2<u32>(pack2x16float(value3_0_1.xy), pack2x16float(value3_0_1.zw));
-            let value3_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
-            out[row3_0 * across + first + 8u] = vec2<u32>(pack2x16float(value3_0_2.xy), pack2x16float(value3_0_2.zw));
-            let value3_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
-            out[row3_0 * across + first + 12u] = vec2<u32>(pack2x16float(value3_0_3.xy), pack2x16float(value3_0_3.zw));
+            out[row3_0 * across + first + 0u] = vec4<u32>(pack2x16float(value3_0_0_0.xy), pack2x16float(value3_0_0_0.zw), pack2x16float(value3_0_0_1.xy), pack2x16float(value3_0_0_1.zw));
+            out[row3_0 * across + first + 4u] = vec4<u32>(pack2x16float(value3_0_1_0.xy), pack2x16float(value3_0_1_0.zw), pack2x16float(value3_0_1_1.xy), pack2x16float(value3_0_1_1.zw));
         }
-        let row3_1 = row + 56u + line;
+        let row3_1 = row + 35u + line * 4u;
+        let value3_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value3_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value3_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value3_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
         if (row3_1 < params.m) {
-            let value3_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
-            out[row3_1 * across + first + 0u] = vec2<u32>(pack2x16float(value3_1_0.xy), pack2x16float(value3_1_0.zw));
-            let value3_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
-            out[row3_1 * across + first + 4u] = vec2<u32>(pack2x16float(value3_1_1.xy), pack2x16float(value3_1_1.zw));
-            let value3_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
-            out[row3_1 * across + first + 8u] = vec2<u32>(pack2x16float(value3_1_2.xy), pack2x16float(value3_1_2.zw));
-            let value3_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
-            out[row3_1 * across + first + 12u] = vec2<u32>(pack2x16float(value3_1_3.xy), pack2x16float(value3_1_3.zw));
+            out[row3_1 * across + first + 0u] = vec4<u32>(pack2x16float(value3_1_0_0.xy), pack2x16float(value3_1_0_0.zw), pack2x16float(value3_1_0_1.xy), pack2x16float(value3_1_0_1.zw));
+            out[row3_1 * across + first + 4u] = vec4<u32>(pack2x16float(value3_1_1_0.xy), pack2x16float(value3_1_1_0.zw), pack2x16float(value3_1_1_1.xy), pack2x16float(value3_1_1_1.zw));
         }
     }
 }

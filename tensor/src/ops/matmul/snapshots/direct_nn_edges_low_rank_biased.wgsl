@@ -75,14 +75,16 @@ fn main(
     let first_column = in_band / band_rows * 128u;
     let row = first_row + subgroup % 2u * 64u;
     let column = first_column + subgroup / 2u * 64u;
-    // An invocation's row or column of eight, and its pair of elements of four.
+    // An invocation's line of eight, which is a quad of rows or columns, and its part of four.
     let line = lane / 4u;
     let pair = lane % 4u;
+    // Chunks of a row of half tiles.
     let steps = params.k / 16u;
-    let a_matrix = steps * 32u;
-    var a_place = row / 16u * a_matrix + lane;
-    let b_step = params.n * 2u;
-    var b_place = column / 32u * 64u + line / 4u * 32u + pair * 4u + line / 2u % 2u + line % 2u * 2u;
+    let a_half = steps * 32u;
+    let b_steps = params.n * 4u;
+    let b_lane = (column / 16u + line / 4u) * 64u + pair * 4u + line % 4u;
+    var b_place = b_lane;
+    var a_place = row / 16u * a_half + lane;
     var sum0_0 = coop_mat16x16<f32, C>();
     var sum0_1 = coop_mat16x16<f32, C>();
     var sum0_2 = coop_mat16x16<f32, C>();
@@ -117,37 +119,37 @@ fn main(
     var b1_2: vec4<u32>;
     var b1_3: vec4<u32>;
     a0_0 = a[a_place];
-    a0_1 = a[a_place + a_matrix];
-    a0_2 = a[a_place + 2u * a_matrix];
-    a0_3 = a[a_place + 3u * a_matrix];
+    a0_1 = a[a_place + a_half];
+    a0_2 = a[a_place + 2u * a_half];
+    a0_3 = a[a_place + 3u * a_half];
     b0_0 = b[b_place];
-    b0_1 = b[b_place + 16u];
-    b0_2 = b[b_place + 64u];
-    b0_3 = b[b_place + 80u];
+    b0_1 = b[b_place + 32u];
+    b0_2 = b[b_place + 128u];
+    b0_3 = b[b_place + 160u];
 
     for (var depth = 0u; depth < params.rank; depth += 16u) {
-        let p0_0 = params.p_offset + (min(row + 0u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
-        let p0_1 = params.p_offset + (min(row + 8u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p0_0 = params.p_offset + (min(row + 0u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p0_1 = params.p_offset + (min(row + 1u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
         let a_0 = matrix_a(vec4<u32>(p[p0_0], p[p0_0 + 4u], p[p0_1], p[p0_1 + 4u]));
-        let p1_0 = params.p_offset + (min(row + 16u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
-        let p1_1 = params.p_offset + (min(row + 24u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p1_0 = params.p_offset + (min(row + 2u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p1_1 = params.p_offset + (min(row + 3u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
         let a_1 = matrix_a(vec4<u32>(p[p1_0], p[p1_0 + 4u], p[p1_1], p[p1_1 + 4u]));
-        let p2_0 = params.p_offset + (min(row + 32u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
-        let p2_1 = params.p_offset + (min(row + 40u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p2_0 = params.p_offset + (min(row + 32u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p2_1 = params.p_offset + (min(row + 33u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
         let a_2 = matrix_a(vec4<u32>(p[p2_0], p[p2_0 + 4u], p[p2_1], p[p2_1 + 4u]));
-        let p3_0 = params.p_offset + (min(row + 48u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
-        let p3_1 = params.p_offset + (min(row + 56u + line, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p3_0 = params.p_offset + (min(row + 34u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
+        let p3_1 = params.p_offset + (min(row + 35u + line * 4u, params.m - 1u)) * params.p_stride + depth / 2u + pair;
         let a_3 = matrix_a(vec4<u32>(p[p3_0], p[p3_0 + 4u], p[p3_1], p[p3_1 + 4u]));
-        let f0 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 0u) / 2u + (line / 2u + line % 2u * 4u) * 2u;
+        let f0 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 0u) / 2u + line * 2u;
         let g0 = f0 + 8u * params.f_stride;
         let b_0 = matrix_b_of_rows(vec2<u32>(f[f0], f[f0 + params.f_stride]), vec2<u32>(f[g0], f[g0 + params.f_stride]));
-        let f1 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 2u) / 2u + (line / 2u + line % 2u * 4u) * 2u;
+        let f1 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 2u) / 2u + line * 2u;
         let g1 = f1 + 8u * params.f_stride;
         let b_1 = matrix_b_of_rows(vec2<u32>(f[f1], f[f1 + params.f_stride]), vec2<u32>(f[g1], f[g1 + params.f_stride]));
-        let f2 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 32u) / 2u + (line / 2u + line % 2u * 4u) * 2u;
+        let f2 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 32u) / 2u + line * 2u;
         let g2 = f2 + 8u * params.f_stride;
         let b_2 = matrix_b_of_rows(vec2<u32>(f[f2], f[f2 + params.f_stride]), vec2<u32>(f[g2], f[g2 + params.f_stride]));
-        let f3 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 34u) / 2u + (line / 2u + line % 2u * 4u) * 2u;
+        let f3 = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + 34u) / 2u + line * 2u;
         let g3 = f3 + 8u * params.f_stride;
         let b_3 = matrix_b_of_rows(vec2<u32>(f[f3], f[f3 + params.f_stride]), vec2<u32>(f[g3], f[g3 + params.f_stride]));
         sum0_0 = coopMultiplyAdd(a_0, b_0, sum0_0);
@@ -187,13 +189,13 @@ fn main(
 
     for (var step = 0u; step < steps; step += 2u) {
         a1_0 = a[a_place + 32u];
-        a1_1 = a[a_place + 32u + a_matrix];
-        a1_2 = a[a_place + 32u + 2u * a_matrix];
-        a1_3 = a[a_place + 32u + 3u * a_matrix];
-        b1_0 = b[b_place + b_step];
-        b1_1 = b[b_place + b_step + 16u];
-        b1_2 = b[b_place + b_step + 64u];
-        b1_3 = b[b_place + b_step + 80u];
+        a1_1 = a[a_place + a_half + 32u];
+        a1_2 = a[a_place + 2u * a_half + 32u];
+        a1_3 = a[a_place + 3u * a_half + 32u];
+        b1_0 = b[b_place + 16u];
+        b1_1 = b[b_place + 48u];
+        b1_2 = b[b_place + 144u];
+        b1_3 = b[b_place + 176u];
         {
             let a_0 = matrix_a(a0_0.xzyw);
             let a_1 = matrix_a(a0_1.xzyw);
@@ -223,15 +225,15 @@ fn main(
         // The last steps are read again in place of what is beyond them.
         let more = step + 2u < steps;
         a_place += select(0u, 64u, more);
-        b_place += select(0u, 2u * b_step, more);
+        b_place += select(0u, b_steps, more);
         a0_0 = a[a_place];
-        a0_1 = a[a_place + a_matrix];
-        a0_2 = a[a_place + 2u * a_matrix];
-        a0_3 = a[a_place + 3u * a_matrix];
+        a0_1 = a[a_place + a_half];
+        a0_2 = a[a_place + 2u * a_half];
+        a0_3 = a[a_place + 3u * a_half];
         b0_0 = b[b_place];
-        b0_1 = b[b_place + 16u];
-        b0_2 = b[b_place + 64u];
-        b0_3 = b[b_place + 80u];
+        b0_1 = b[b_place + 32u];
+        b0_2 = b[b_place + 128u];
+        b0_3 = b[b_place + 160u];
         {
             let a_0 = matrix_a(a1_0.xzyw);
             let a_1 = matrix_a(a1_1.xzyw);
@@ -261,15 +263,16 @@ fn main(
     }
 
     let across = params.n / 4u;
-    let first = column / 4u + pair;
+    let first = column / 4u + pair % 2u * 2u + pair / 2u;
+    let is_low = pair < 2u;
     let bias0 = bias[params.bias_offset + first + 0u];
     let bias1 = bias[params.bias_offset + first + 4u];
     let bias2 = bias[params.bias_offset + first + 8u];
     let bias3 = bias[params.bias_offset + first + 12u];
-    let row0_0 = row + 0u + line;
+    let row0_0 = row + 0u + line * 4u;
     let place0_0 = min(row0_0, params.m - 1u) * across + first;
     let scale0_0 = params.alpha * row_scales[params.row_scales_offset + min(row0_0, params.m - 1u)];
-    let row0_1 = row + 8u + line;
+    let row0_1 = row + 1u + line * 4u;
     let place0_1 = min(row0_1, params.m - 1u) * across + first;
     let scale0_1 = params.alpha * row_scales[params.row_scales_offset + min(row0_1, params.m - 1u)];
     var added0_0_0 = bias0;
@@ -280,10 +283,10 @@ fn main(
     var added0_1_1 = bias1;
     var added0_1_2 = bias2;
     var added0_1_3 = bias3;
-    let row1_0 = row + 16u + line;
+    let row1_0 = row + 2u + line * 4u;
     let place1_0 = min(row1_0, params.m - 1u) * across + first;
     let scale1_0 = params.alpha * row_scales[params.row_scales_offset + min(row1_0, params.m - 1u)];
-    let row1_1 = row + 24u + line;
+    let row1_1 = row + 3u + line * 4u;
     let place1_1 = min(row1_1, params.m - 1u) * across + first;
     let scale1_1 = params.alpha * row_scales[params.row_scales_offset + min(row1_1, params.m - 1u)];
     var added1_0_0 = bias0;
@@ -294,10 +297,10 @@ fn main(
     var added1_1_1 = bias1;
     var added1_1_2 = bias2;
     var added1_1_3 = bias3;
-    let row2_0 = row + 32u + line;
+    let row2_0 = row + 32u + line * 4u;
     let place2_0 = min(row2_0, params.m - 1u) * across + first;
     let scale2_0 = params.alpha * row_scales[params.row_scales_offset + min(row2_0, params.m - 1u)];
-    let row2_1 = row + 40u + line;
+    let row2_1 = row + 33u + line * 4u;
     let place2_1 = min(row2_1, params.m - 1u) * across + first;
     let scale2_1 = params.alpha * row_scales[params.row_scales_offset + min(row2_1, params.m - 1u)];
     var added2_0_0 = bias0;
@@ -308,10 +311,10 @@ fn main(
     var added2_1_1 = bias1;
     var added2_1_2 = bias2;
     var added2_1_3 = bias3;
-    let row3_0 = row + 48u + line;
+    let row3_0 = row + 34u + line * 4u;
     let place3_0 = min(row3_0, params.m - 1u) * across + first;
     let scale3_0 = params.alpha * row_scales[params.row_scales_offset + min(row3_0, params.m - 1u)];
-    let row3_1 = row + 56u + line;
+    let row3_1 = row + 35u + line * 4u;
     let place3_1 = min(row3_1, params.m - 1u) * across + first;
     let scale3_1 = params.alpha * row_scales[params.row_scales_offset + min(row3_1, params.m - 1u)];
     var added3_0_0 = bias0;
@@ -347,17 +350,29 @@ fn main(
         let found1 = elements(sum0_1);
         let found2 = elements(sum0_2);
         let found3 = elements(sum0_3);
+        let found0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz);
+        let found0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw);
+        let other0_0_0 = subgroupShuffleXor(select(found0_0_0, found0_0_1, is_low), 2u);
+        let found0_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz);
+        let found0_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw);
+        let other0_0_1 = subgroupShuffleXor(select(found0_0_2, found0_0_3, is_low), 2u);
         if (row0_0 < params.m) {
-            out[place0_0 + 0u] = vec4<f32>(found0.upper.xz, found1.upper.xz) * scale0_0 + added0_0_0;
-            out[place0_0 + 4u] = vec4<f32>(found0.upper.yw, found1.upper.yw) * scale0_0 + added0_0_1;
-            out[place0_0 + 8u] = vec4<f32>(found2.upper.xz, found3.upper.xz) * scale0_0 + added0_0_2;
-            out[place0_0 + 12u] = vec4<f32>(found2.upper.yw, found3.upper.yw) * scale0_0 + added0_0_3;
+            out[place0_0 + 0u] = select(other0_0_0, found0_0_0, is_low) * scale0_0 + added0_0_0;
+            out[place0_0 + 4u] = select(found0_0_1, other0_0_0, is_low) * scale0_0 + added0_0_1;
+            out[place0_0 + 8u] = select(other0_0_1, found0_0_2, is_low) * scale0_0 + added0_0_2;
+            out[place0_0 + 12u] = select(found0_0_3, other0_0_1, is_low) * scale0_0 + added0_0_3;
         }
+        let found0_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz);
+        let found0_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw);
+        let other0_1_0 = subgroupShuffleXor(select(found0_1_0, found0_1_1, is_low), 2u);
+        let found0_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz);
+        let found0_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw);
+        let other0_1_1 = subgroupShuffleXor(select(found0_1_2, found0_1_3, is_low), 2u);
         if (row0_1 < params.m) {
-            out[place0_1 + 0u] = vec4<f32>(found0.lower.xz, found1.lower.xz) * scale0_1 + added0_1_0;
-            out[place0_1 + 4u] = vec4<f32>(found0.lower.yw, found1.lower.yw) * scale0_1 + added0_1_1;
-            out[place0_1 + 8u] = vec4<f32>(found2.lower.xz, found3.lower.xz) * scale0_1 + added0_1_2;
-            out[place0_1 + 12u] = vec4<f32>(found2.lower.yw, found3.lower.yw) * scale0_1 + added0_1_3;
+            out[place0_1 + 0u] = select(other0_1_0, found0_1_0, is_low) * scale0_1 + added0_1_0;
+            out[place0_1 + 4u] = select(found0_1_1, other0_1_0, is_low) * scale0_1 + added0_1_1;
+            out[place0_1 + 8u] = select(other0_1_1, found0_1_2, is_low) * scale0_1 + added0_1_2;
+            out[place0_1 + 12u] = select(found0_1_3, other0_1_1, is_low) * scale0_1 + added0_1_3;
         }
     }
     if (params.accumulate != 0u) {
@@ -375,17 +390,29 @@ fn main(
         let found1 = elements(sum1_1);
         let found2 = elements(sum1_2);
         let found3 = elements(sum1_3);
+        let found1_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz);
+        let found1_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw);
+        let other1_0_0 = subgroupShuffleXor(select(found1_0_0, found1_0_1, is_low), 2u);
+        let found1_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz);
+        let found1_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw);
+        let other1_0_1 = subgroupShuffleXor(select(found1_0_2, found1_0_3, is_low), 2u);
         if (row1_0 < params.m) {
-            out[place1_0 + 0u] = vec4<f32>(found0.upper.xz, found1.upper.xz) * scale1_0 + added1_0_0;
-            out[place1_0 + 4u] = vec4<f32>(found0.upper.yw, found1.upper.yw) * scale1_0 + added1_0_1;
-            out[place1_0 + 8u] = vec4<f32>(found2.upper.xz, found3.upper.xz) * scale1_0 + added1_0_2;
-            out[place1_0 + 12u] = vec4<f32>(found2.upper.yw, found3.upper.yw) * scale1_0 + added1_0_3;
+            out[place1_0 + 0u] = select(other1_0_0, found1_0_0, is_low) * scale1_0 + added1_0_0;
+            out[place1_0 + 4u] = select(found1_0_1, other1_0_0, is_low) * scale1_0 + added1_0_1;
+            out[place1_0 + 8u] = select(other1_0_1, found1_0_2, is_low) * scale1_0 + added1_0_2;
+            out[place1_0 + 12u] = select(found1_0_3, other1_0_1, is_low) * scale1_0 + added1_0_3;
         }
+        let found1_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz);
+        let found1_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw);
+        let other1_1_0 = subgroupShuffleXor(select(found1_1_0, found1_1_1, is_low), 2u);
+        let found1_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz);
+        let found1_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw);
+        let other1_1_1 = subgroupShuffleXor(select(found1_1_2, found1_1_3, is_low), 2u);
         if (row1_1 < params.m) {
-            out[place1_1 + 0u] = vec4<f32>(found0.lower.xz, found1.lower.xz) * scale1_1 + added1_1_0;
-            out[place1_1 + 4u] = vec4<f32>(found0.lower.yw, found1.lower.yw) * scale1_1 + added1_1_1;
-            out[place1_1 + 8u] = vec4<f32>(found2.lower.xz, found3.lower.xz) * scale1_1 + added1_1_2;
-            out[place1_1 + 12u] = vec4<f32>(found2.lower.yw, found3.lower.yw) * scale1_1 + added1_1_3;
+            out[place1_1 + 0u] = select(other1_1_0, found1_1_0, is_low) * scale1_1 + added1_1_0;
+            out[place1_1 + 4u] = select(found1_1_1, other1_1_0, is_low) * scale1_1 + added1_1_1;
+            out[place1_1 + 8u] = select(other1_1_1, found1_1_2, is_low) * scale1_1 + added1_1_2;
+            out[place1_1 + 12u] = select(found1_1_3, other1_1_1, is_low) * scale1_1 + added1_1_3;
         }
     }
     if (params.accumulate != 0u) {
@@ -403,17 +430,29 @@ fn main(
         let found1 = elements(sum2_1);
         let found2 = elements(sum2_2);
         let found3 = elements(sum2_3);
+        let found2_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz);
+        let found2_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw);
+        let other2_0_0 = subgroupShuffleXor(select(found2_0_0, found2_0_1, is_low), 2u);
+        let found2_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz);
+        let found2_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw);
+        let other2_0_1 = subgroupShuffleXor(select(found2_0_2, found2_0_3, is_low), 2u);
         if (row2_0 < params.m) {
-            out[place2_0 + 0u] = vec4<f32>(found0.upper.xz, found1.upper.xz) * scale2_0 + added2_0_0;
-            out[place2_0 + 4u] = vec4<f32>(found0.upper.yw, found1.upper.yw) * scale2_0 + added2_0_1;
-            out[place2_0 + 8u] = vec4<f32>(found2.upper.xz, found3.upper.xz) * scale2_0 + added2_0_2;
-            out[place2_0 + 12u] = vec4<f32>(found2.upper.yw, found3.upper.yw) * scale2_0 + added2_0_3;
+            out[place2_0 + 0u] = select(other2_0_0, found2_0_0, is_low) * scale2_0 + added2_0_0;
+            out[place2_0 + 4u] = select(found2_0_1, other2_0_0, is_low) * scale2_0 + added2_0_1;
+            out[place2_0 + 8u] = select(other2_0_1, found2_0_2, is_low) * scale2_0 + added2_0_2;
+            out[place2_0 + 12u] = select(found2_0_3, other2_0_1, is_low) * scale2_0 + added2_0_3;
         }
+        let found2_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz);
+        let found2_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw);
+        let other2_1_0 = subgroupShuffleXor(select(found2_1_0, found2_1_1, is_low), 2u);
+        let found2_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz);
+        let found2_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw);
+        let other2_1_1 = subgroupShuffleXor(select(found2_1_2, found2_1_3, is_low), 2u);
         if (row2_1 < params.m) {
-            out[place2_1 + 0u] = vec4<f32>(found0.lower.xz, found1.lower.xz) * scale2_1 + added2_1_0;
-            out[place2_1 + 4u] = vec4<f32>(found0.lower.yw, found1.lower.yw) * scale2_1 + added2_1_1;
-            out[place2_1 + 8u] = vec4<f32>(found2.lower.xz, found3.lower.xz) * scale2_1 + added2_1_2;
-            out[place2_1 + 12u] = vec4<f32>(found2.lower.yw, found3.lower.yw) * scale2_1 + added2_1_3;
+            out[place2_1 + 0u] = select(other2_1_0, found2_1_0, is_low) * scale2_1 + added2_1_0;
+            out[place2_1 + 4u] = select(found2_1_1, other2_1_0, is_low) * scale2_1 + added2_1_1;
+            out[place2_1 + 8u] = select(other2_1_1, found2_1_2, is_low) * scale2_1 + added2_1_2;
+            out[place2_1 + 12u] = select(found2_1_3, other2_1_1, is_low) * scale2_1 + added2_1_3;
         }
     }
     {
@@ -421,17 +460,29 @@ fn main(
         let found1 = elements(sum3_1);
         let found2 = elements(sum3_2);
         let found3 = elements(sum3_3);
+        let found3_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz);
+        let found3_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw);
+        let other3_0_0 = subgroupShuffleXor(select(found3_0_0, found3_0_1, is_low), 2u);
+        let found3_0_2 = vec4<f32>(found2.upper.xz, found3.upper.xz);
+        let found3_0_3 = vec4<f32>(found2.upper.yw, found3.upper.yw);
+        let other3_0_1 = subgroupShuffleXor(select(found3_0_2, found3_0_3, is_low), 2u);
         if (row3_0 < params.m) {
-            out[place3_0 + 0u] = vec4<f32>(found0.upper.xz, found1.upper.xz) * scale3_0 + added3_0_0;
-            out[place3_0 + 4u] = vec4<f32>(found0.upper.yw, found1.upper.yw) * scale3_0 + added3_0_1;
-            out[place3_0 + 8u] = vec4<f32>(found2.upper.xz, found3.upper.xz) * scale3_0 + added3_0_2;
-            out[place3_0 + 12u] = vec4<f32>(found2.upper.yw, found3.upper.yw) * scale3_0 + added3_0_3;
+            out[place3_0 + 0u] = select(other3_0_0, found3_0_0, is_low) * scale3_0 + added3_0_0;
+            out[place3_0 + 4u] = select(found3_0_1, other3_0_0, is_low) * scale3_0 + added3_0_1;
+            out[place3_0 + 8u] = select(other3_0_1, found3_0_2, is_low) * scale3_0 + added3_0_2;
+            out[place3_0 + 12u] = select(found3_0_3, other3_0_1, is_low) * scale3_0 + added3_0_3;
         }
+        let found3_1_0 = vec4<f32>(found0.lower.xz, found1.lower.xz);
+        let found3_1_1 = vec4<f32>(found0.lower.yw, found1.lower.yw);
+        let other3_1_0 = subgroupShuffleXor(select(found3_1_0, found3_1_1, is_low), 2u);
+        let found3_1_2 = vec4<f32>(found2.lower.xz, found3.lower.xz);
+        let found3_1_3 = vec4<f32>(found2.lower.yw, found3.lower.yw);
+        let other3_1_1 = subgroupShuffleXor(select(found3_1_2, found3_1_3, is_low), 2u);
         if (row3_1 < params.m) {
-            out[place3_1 + 0u] = vec4<f32>(found0.lower.xz, found1.lower.xz) * scale3_1 + added3_1_0;
-            out[place3_1 + 4u] = vec4<f32>(found0.lower.yw, found1.lower.yw) * scale3_1 + added3_1_1;
-            out[place3_1 + 8u] = vec4<f32>(found2.lower.xz, found3.lower.xz) * scale3_1 + added3_1_2;
-            out[place3_1 + 12u] = vec4<f32>(found2.lower.yw, found3.lower.yw) * scale3_1 + added3_1_3;
+            out[place3_1 + 0u] = select(other3_1_0, found3_1_0, is_low) * scale3_1 + added3_1_0;
+            out[place3_1 + 4u] = select(found3_1_1, other3_1_0, is_low) * scale3_1 + added3_1_1;
+            out[place3_1 + 8u] = select(other3_1_1, found3_1_2, is_low) * scale3_1 + added3_1_2;
+            out[place3_1 + 12u] = select(found3_1_3, other3_1_1, is_low) * scale3_1 + added3_1_3;
         }
     }
 }

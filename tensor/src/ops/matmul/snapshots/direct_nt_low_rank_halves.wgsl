@@ -30,7 +30,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> p: array<u32>;
 @group(0) @binding(4) var<storage, read> f: array<u32>;
 @group(0) @binding(5) var<storage, read> p_scale: array<f32>;
@@ -73,15 +73,16 @@ fn main(
     let first_column = in_band / band_rows * 128u;
     let row = first_row + subgroup % 2u * 64u;
     let column = first_column + subgroup / 2u * 64u;
-    // An invocation's row or column of eight, and its pair of elements of four.
+    // An invocation's line of eight, which is a quad of rows or columns, and its part of four.
     let line = lane / 4u;
     let pair = lane % 4u;
+    // Chunks of a row of half tiles.
     let steps = params.k / 16u;
-    let a_matrix = steps * 32u;
-    var a_place = row / 16u * a_matrix + lane;
-    let b_matrix = steps * 32u;
-    let b_step = 32u;
-    var b_place = column / 16u * b_matrix + lane;
+    let a_half = steps * 32u;
+    let b_tiles = steps * 64u;
+    let b_steps = 128u;
+    var b_place = column / 32u * b_tiles + lane;
+    var a_place = row / 16u * a_half + lane;
     var sum0_0 = coop_mat16x16<f32, C>();
     var sum0_1 = coop_mat16x16<f32, C>();
     var sum0_2 = coop_mat16x16<f32, C>();
@@ -116,37 +117,37 @@ fn main(
     var b1_2: vec4<u32>;
     var b1_3: vec4<u32>;
     a0_0 = a[a_place];
-    a0_1 = a[a_place + a_matrix];
-    a0_2 = a[a_place + 2u * a_matrix];
-    a0_3 = a[a_place + 3u * a_matrix];
+    a0_1 = a[a_place + a_half];
+    a0_2 = a[a_place + 2u * a_half];
+    a0_3 = a[a_place + 3u * a_half];
     b0_0 = b[b_place];
-    b0_1 = b[b_place + b_matrix];
-    b0_2 = b[b_place + 2u * b_matrix];
-    b0_3 = b[b_place + 3u * b_matrix];
+    b0_1 = b[b_place + 32u];
+    b0_2 = b[b_place + b_tiles];
+    b0_3 = b[b_place + b_tiles + 32u];
 
     for (var depth = 0u; depth < params.rank; depth += 16u) {
-        let p0_0 = params.p_offset + (row + 0u + line) * params.p_stride + depth / 2u + pair;
-        let p0_1 = params.p_offset + (row + 8u + line) * params.p_stride + depth / 2u + pair;
+        let p0_0 = params.p_offset + (row + 0u + line * 4u) * params.p_stride + depth / 2u + pair;
+        let p0_1 = params.p_offset + (row + 1u + line * 4u) * params.p_stride + depth / 2u + pair;
         let a_0 = matrix_a(vec4<u32>(p[p0_0], p[p0_0 + 4u], p[p0_1], p[p0_1 + 4u]));
-        let p1_0 = params.p_offset + (row + 16u + line) * params.p_stride + depth / 2u + pair;
-        let p1_1 = params.p_offset + (row + 24u + line) * params.p_stride + depth / 2u + pair;
+        let p1_0 = params.p_offset + (row + 2u + line * 4u) * params.p_stride + depth / 2u + pair;
+        let p1_1 = params.p_offset + (row + 3u + line * 4u) * params.p_stride + depth / 2u + pair;
         let a_1 = matrix_a(vec4<u32>(p[p1_0], p[p1_0 + 4u], p[p1_1], p[p1_1 + 4u]));
-        let p2_0 = params.p_offset + (row + 32u + line) * params.p_stride + depth / 2u + pair;
-        let p2_1 = params.p_offset + (row + 40u + line) * params.p_stride + depth / 2u + pair;
+        let p2_0 = params.p_offset + (row + 32u + line * 4u) * params.p_stride + depth / 2u + pair;
+        let p2_1 = params.p_offset + (row + 33u + line * 4u) * params.p_stride + depth / 2u + pair;
         let a_2 = matrix_a(vec4<u32>(p[p2_0], p[p2_0 + 4u], p[p2_1], p[p2_1 + 4u]));
-        let p3_0 = params.p_offset + (row + 48u + line) * params.p_stride + depth / 2u + pair;
-        let p3_1 = params.p_offset + (row + 56u + line) * params.p_stride + depth / 2u + pair;
+        let p3_0 = params.p_offset + (row + 34u + line * 4u) * params.p_stride + depth / 2u + pair;
+        let p3_1 = params.p_offset + (row + 35u + line * 4u) * params.p_stride + depth / 2u + pair;
         let a_3 = matrix_a(vec4<u32>(p[p3_0], p[p3_0 + 4u], p[p3_1], p[p3_1 + 4u]));
-        let f0 = params.f_offset + (column + 0u + line * 2u) * params.f_stride + depth / 2u + pair;
+        let f0 = params.f_offset + (column + 0u + line * 4u) * params.f_stride + depth / 2u + pair;
         let g0 = f0 + params.f_stride;
         let b_0 = matrix_b(vec4<u32>(f[f0], f[f0 + 4u], f[g0], f[g0 + 4u]));
-        let f1 = params.f_offset + (column + 16u + line * 2u) * params.f_stride + depth / 2u + pair;
+        let f1 = params.f_offset + (column + 2u + line * 4u) * params.f_stride + depth / 2u + pair;
         let g1 = f1 + params.f_stride;
         let b_1 = matrix_b(vec4<u32>(f[f1], f[f1 + 4u], f[g1], f[g1 + 4u]));
-        let f2 = params.f_offset + (column + 32u + line * 2u) * params.f_stride + depth / 2u + pair;
+        let f2 = params.f_offset + (column + 32u + line * 4u) * params.f_stride + depth / 2u + pair;
         let g2 = f2 + params.f_stride;
         let b_2 = matrix_b(vec4<u32>(f[f2], f[f2 + 4u], f[g2], f[g2 + 4u]));
-        let f3 = params.f_offset + (column + 48u + line * 2u) * params.f_stride + depth / 2u + pair;
+        let f3 = params.f_offset + (column + 34u + line * 4u) * params.f_stride + depth / 2u + pair;
         let g3 = f3 + params.f_stride;
         let b_3 = matrix_b(vec4<u32>(f[f3], f[f3 + 4u], f[g3], f[g3 + 4u]));
         sum0_0 = coopMultiplyAdd(a_0, b_0, sum0_0);
@@ -186,13 +187,13 @@ fn main(
 
     for (var step = 0u; step < steps; step += 2u) {
         a1_0 = a[a_place + 32u];
-        a1_1 = a[a_place + 32u + a_matrix];
-        a1_2 = a[a_place + 32u + 2u * a_matrix];
-        a1_3 = a[a_place + 32u + 3u * a_matrix];
-        b1_0 = b[b_place + b_step];
-        b1_1 = b[b_place + b_step + b_matrix];
-        b1_2 = b[b_place + b_step + 2u * b_matrix];
-        b1_3 = b[b_place + b_step + 3u * b_matrix];
+        a1_1 = a[a_place + a_half + 32u];
+        a1_2 = a[a_place + 2u * a_half + 32u];
+        a1_3 = a[a_place + 3u * a_half + 32u];
+        b1_0 = b[b_place + 64u];
+        b1_1 = b[b_place + 96u];
+        b1_2 = b[b_place + b_tiles + 64u];
+        b1_3 = b[b_place + b_tiles + 96u];
         {
             let a_0 = matrix_a(a0_0.xzyw);
             let a_1 = matrix_a(a0_1.xzyw);
@@ -222,15 +223,15 @@ fn main(
         // The last steps are read again in place of what is beyond them.
         let more = step + 2u < steps;
         a_place += select(0u, 64u, more);
-        b_place += select(0u, 2u * b_step, more);
+        b_place += select(0u, b_steps, more);
         a0_0 = a[a_place];
-        a0_1 = a[a_place + a_matrix];
-        a0_2 = a[a_place + 2u * a_matrix];
-        a0_3 = a[a_place + 3u * a_matrix];
+        a0_1 = a[a_place + a_half];
+        a0_2 = a[a_place + 2u * a_half];
+        a0_3 = a[a_place + 3u * a_half];
         b0_0 = b[b_place];
-        b0_1 = b[b_place + b_matrix];
-        b0_2 = b[b_place + 2u * b_matrix];
-        b0_3 = b[b_place + 3u * b_matrix];
+        b0_1 = b[b_place + 32u];
+        b0_2 = b[b_place + b_tiles];
+        b0_3 = b[b_place + b_tiles + 32u];
         {
             let a_0 = matrix_a(a1_0.xzyw);
             let a_1 = matrix_a(a1_1.xzyw);
@@ -259,102 +260,86 @@ fn main(
         }
     }
 
-    let across = params.n / 4u;
-    let first = column / 4u + pair;
+    let across = params.n / 8u;
+    let first = column / 8u + pair;
     {
         let found0 = elements(sum0_0);
         let found1 = elements(sum0_1);
         let found2 = elements(sum0_2);
         let found3 = elements(sum0_3);
-        let row0_0 = row + 0u + line;
-        let value0_0_0 = found0.upper.xzyw * params.alpha;
-        out[row0_0 * across + first + 0u] = vec2<u32>(pack2x16float(value0_0_0.xy), pack2x16float(value0_0_0.zw));
-        let value0_0_1 = found1.upper.xzyw * params.alpha;
-        out[row0_0 * across + first + 4u] = vec2<u32>(pack2x16float(value0_0_1.xy), pack2x16float(value0_0_1.zw));
-        let value0_0_2 = found2.upper.xzyw * params.alpha;
-        out[row0_0 * across + first + 8u] = vec2<u32>(pack2x16float(value0_0_2.xy), pack2x16float(value0_0_2.zw));
-        let value0_0_3 = found3.upper.xzyw * params.alpha;
-        out[row0_0 * across + first + 12u] = vec2<u32>(pack2x16float(value0_0_3.xy), pack2x16float(value0_0_3.zw));
-        let row0_1 = row + 8u + line;
-        let value0_1_0 = found0.lower.xzyw * params.alpha;
-        out[row0_1 * across + first + 0u] = vec2<u32>(pack2x16float(value0_1_0.xy), pack2x16float(value0_1_0.zw));
-        let value0_1_1 = found1.lower.xzyw * params.alpha;
-        out[row0_1 * across + first + 4u] = vec2<u32>(pack2x16float(value0_1_1.xy), pack2x16float(value0_1_1.zw));
-        let value0_1_2 = found2.lower.xzyw * params.alpha;
-        out[row0_1 * across + first + 8u] = vec2<u32>(pack2x16float(value0_1_2.xy), pack2x16float(value0_1_2.zw));
-        let value0_1_3 = found3.lower.xzyw * params.alpha;
-        out[row0_1 * across + first + 12u] = vec2<u32>(pack2x16float(value0_1_3.xy), pack2x16float(value0_1_3.zw));
+        let row0_0 = row + 0u + line * 4u;
+        let value0_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value0_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value0_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value0_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
+        out[row0_0 * across + first + 0u] = vec4<u32>(pack2x16float(value0_0_0_0.xy), pack2x16float(value0_0_0_0.zw), pack2x16float(value0_0_0_1.xy), pack2x16float(value0_0_0_1.zw));
+        out[row0_0 * across + first + 4u] = vec4<u32>(pack2x16float(value0_0_1_0.xy), pack2x16float(value0_0_1_0.zw), pack2x16float(value0_0_1_1.xy), pack2x16float(value0_0_1_1.zw));
+        let row0_1 = row + 1u + line * 4u;
+        let value0_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value0_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value0_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value0_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
+        out[row0_1 * across + first + 0u] = vec4<u32>(pack2x16float(value0_1_0_0.xy), pack2x16float(value0_1_0_0.zw), pack2x16float(value0_1_0_1.xy), pack2x16float(value0_1_0_1.zw));
+        out[row0_1 * across + first + 4u] = vec4<u32>(pack2x16float(value0_1_1_0.xy), pack2x16float(value0_1_1_0.zw), pack2x16float(value0_1_1_1.xy), pack2x16float(value0_1_1_1.zw));
     }
     {
         let found0 = elements(sum1_0);
         let found1 = elements(sum1_1);
         let found2 = elements(sum1_2);
         let found3 = elements(sum1_3);
-        let row1_0 = row + 16u + line;
-        let value1_0_0 = found0.upper.xzyw * params.alpha;
-        out[row1_0 * across + first + 0u] = vec2<u32>(pack2x16float(value1_0_0.xy), pack2x16float(value1_0_0.zw));
-        let value1_0_1 = found1.upper.xzyw * params.alpha;
-        out[row1_0 * across + first + 4u] = vec2<u32>(pack2x16float(value1_0_1.xy), pack2x16float(value1_0_1.zw));
-        let value1_0_2 = found2.upper.xzyw * params.alpha;
-        out[row1_0 * across + first + 8u] = vec2<u32>(pack2x16float(value1_0_2.xy), pack2x16float(value1_0_2.zw));
-        let value1_0_3 = found3.upper.xzyw * params.alpha;
-        out[row1_0 * across + first + 12u] = vec2<u32>(pack2x16float(value1_0_3.xy), pack2x16float(value1_0_3.zw));
-        let row1_1 = row + 24u + line;
-        let value1_1_0 = found0.lower.xzyw * params.alpha;
-        out[row1_1 * across + first + 0u] = vec2<u32>(pack2x16float(value1_1_0.xy), pack2x16float(value1_1_0.zw));
-        let value1_1_1 = found1.lower.xzyw * params.alpha;
-        out[row1_1 * across + first + 4u] = vec2<u32>(pack2x16float(value1_1_1.xy), pack2x16float(value1_1_1.zw));
-        let value1_1_2 = found2.lower.xzyw * params.alpha;
-        out[row1_1 * across + first + 8u] = vec2<u32>(pack2x16float(value1_1_2.xy), pack2x16float(value1_1_2.zw));
-        let value1_1_3 = found3.lower.xzyw * params.alpha;
-        out[row1_1 * across + first + 12u] = vec2<u32>(pack2x16float(value1_1_3.xy), pack2x16float(value1_1_3.zw));
+        let row1_0 = row + 2u + line * 4u;
+        let value1_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value1_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value1_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value1_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
+        out[row1_0 * across + first + 0u] = vec4<u32>(pack2x16float(value1_0_0_0.xy), pack2x16float(value1_0_0_0.zw), pack2x16float(value1_0_0_1.xy), pack2x16float(value1_0_0_1.zw));
+        out[row1_0 * across + first + 4u] = vec4<u32>(pack2x16float(value1_0_1_0.xy), pack2x16float(value1_0_1_0.zw), pack2x16float(value1_0_1_1.xy), pack2x16float(value1_0_1_1.zw));
+        let row1_1 = row + 3u + line * 4u;
+        let value1_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value1_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value1_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value1_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
+        out[row1_1 * across + first + 0u] = vec4<u32>(pack2x16float(value1_1_0_0.xy), pack2x16float(value1_1_0_0.zw), pack2x16float(value1_1_0_1.xy), pack2x16float(value1_1_0_1.zw));
+        out[row1_1 * across + first + 4u] = vec4<u32>(pack2x16float(value1_1_1_0.xy), pack2x16float(value1_1_1_0.zw), pack2x16float(value1_1_1_1.xy), pack2x16float(value1_1_1_1.zw));
     }
     {
         let found0 = elements(sum2_0);
         let found1 = elements(sum2_1);
         let found2 = elements(sum2_2);
         let found3 = elements(sum2_3);
-        let row2_0 = row + 32u + line;
-        let value2_0_0 = found0.upper.xzyw * params.alpha;
-        out[row2_0 * across + first + 0u] = vec2<u32>(pack2x16float(value2_0_0.xy), pack2x16float(value2_0_0.zw));
-        let value2_0_1 = found1.upper.xzyw * params.alpha;
-        out[row2_0 * across + first + 4u] = vec2<u32>(pack2x16float(value2_0_1.xy), pack2x16float(value2_0_1.zw));
-        let value2_0_2 = found2.upper.xzyw * params.alpha;
-        out[row2_0 * across + first + 8u] = vec2<u32>(pack2x16float(value2_0_2.xy), pack2x16float(value2_0_2.zw));
-        let value2_0_3 = found3.upper.xzyw * params.alpha;
-        out[row2_0 * across + first + 12u] = vec2<u32>(pack2x16float(value2_0_3.xy), pack2x16float(value2_0_3.zw));
-        let row2_1 = row + 40u + line;
-        let value2_1_0 = found0.lower.xzyw * params.alpha;
-        out[row2_1 * across + first + 0u] = vec2<u32>(pack2x16float(value2_1_0.xy), pack2x16float(value2_1_0.zw));
-        let value2_1_1 = found1.lower.xzyw * params.alpha;
-        out[row2_1 * across + first + 4u] = vec2<u32>(pack2x16float(value2_1_1.xy), pack2x16float(value2_1_1.zw));
-        let value2_1_2 = found2.lower.xzyw * params.alpha;
-        out[row2_1 * across + first + 8u] = vec2<u32>(pack2x16float(value2_1_2.xy), pack2x16float(value2_1_2.zw));
-        let value2_1_3 = found3.lower.xzyw * params.alpha;
-        out[row2_1 * across + first + 12u] = vec2<u32>(pack2x16float(value2_1_3.xy), pack2x16float(value2_1_3.zw));
+        let row2_0 = row + 32u + line * 4u;
+        let value2_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value2_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value2_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value2_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
+        out[row2_0 * across + first + 0u] = vec4<u32>(pack2x16float(value2_0_0_0.xy), pack2x16float(value2_0_0_0.zw), pack2x16float(value2_0_0_1.xy), pack2x16float(value2_0_0_1.zw));
+        out[row2_0 * across + first + 4u] = vec4<u32>(pack2x16float(value2_0_1_0.xy), pack2x16float(value2_0_1_0.zw), pack2x16float(value2_0_1_1.xy), pack2x16float(value2_0_1_1.zw));
+        let row2_1 = row + 33u + line * 4u;
+        let value2_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value2_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value2_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value2_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
+        out[row2_1 * across + first + 0u] = vec4<u32>(pack2x16float(value2_1_0_0.xy), pack2x16float(value2_1_0_0.zw), pack2x16float(value2_1_0_1.xy), pack2x16float(value2_1_0_1.zw));
+        out[row2_1 * across + first + 4u] = vec4<u32>(pack2x16float(value2_1_1_0.xy), pack2x16float(value2_1_1_0.zw), pack2x16float(value2_1_1_1.xy), pack2x16float(value2_1_1_1.zw));
     }
     {
         let found0 = elements(sum3_0);
         let found1 = elements(sum3_1);
         let found2 = elements(sum3_2);
         let found3 = elements(sum3_3);
-        let row3_0 = row + 48u + line;
-        let value3_0_0 = found0.upper.xzyw * params.alpha;
-        out[row3_0 * across + first + 0u] = vec2<u32>(pack2x16float(value3_0_0.xy), pack2x16float(value3_0_0.zw));
-        let value3_0_1 = found1.upper.xzyw * params.alpha;
-        out[row3_0 * across + first + 4u] = vec2<u32>(pack2x16float(value3_0_1.xy), pack2x16float(value3_0_1.zw));
-        let value3_0_2 = found2.upper.xzyw * params.alpha;
-        out[row3_0 * across + first + 8u] = vec2<u32>(pack2x16float(value3_0_2.xy), pack2x16float(value3_0_2.zw));
-        let value3_0_3 = found3.upper.xzyw * params.alpha;
-        out[row3_0 * across + first + 12u] = vec2<u32>(pack2x16float(value3_0_3.xy), pack2x16float(value3_0_3.zw));
-        let row3_1 = row + 56u + line;
-        let value3_1_0 = found0.lower.xzyw * params.alpha;
-        out[row3_1 * across + first + 0u] = vec2<u32>(pack2x16float(value3_1_0.xy), pack2x16float(value3_1_0.zw));
-        let value3_1_1 = found1.lower.xzyw * params.alpha;
-        out[row3_1 * across + first + 4u] = vec2<u32>(pack2x16float(value3_1_1.xy), pack2x16float(value3_1_1.zw));
-        let value3_1_2 = found2.lower.xzyw * params.alpha;
-        out[row3_1 * across + first + 8u] = vec2<u32>(pack2x16float(value3_1_2.xy), pack2x16float(value3_1_2.zw));
-        let value3_1_3 = found3.lower.xzyw * params.alpha;
-        out[row3_1 * across + first + 12u] = vec2<u32>(pack2x16float(value3_1_3.xy), pack2x16float(value3_1_3.zw));
+        let row3_0 = row + 34u + line * 4u;
+        let value3_0_0_0 = vec4<f32>(found0.upper.xz, found1.upper.xz) * params.alpha;
+        let value3_0_0_1 = vec4<f32>(found0.upper.yw, found1.upper.yw) * params.alpha;
+        let value3_0_1_0 = vec4<f32>(found2.upper.xz, found3.upper.xz) * params.alpha;
+        let value3_0_1_1 = vec4<f32>(found2.upper.yw, found3.upper.yw) * params.alpha;
+        out[row3_0 * across + first + 0u] = vec4<u32>(pack2x16float(value3_0_0_0.xy), pack2x16float(value3_0_0_0.zw), pack2x16float(value3_0_0_1.xy), pack2x16float(value3_0_0_1.zw));
+        out[row3_0 * across + first + 4u] = vec4<u32>(pack2x16float(value3_0_1_0.xy), pack2x16float(value3_0_1_0.zw), pack2x16float(value3_0_1_1.xy), pack2x16float(value3_0_1_1.zw));
+        let row3_1 = row + 35u + line * 4u;
+        let value3_1_0_0 = vec4<f32>(found0.lower.xz, found1.lower.xz) * params.alpha;
+        let value3_1_0_1 = vec4<f32>(found0.lower.yw, found1.lower.yw) * params.alpha;
+        let value3_1_1_0 = vec4<f32>(found2.lower.xz, found3.lower.xz) * params.alpha;
+        let value3_1_1_1 = vec4<f32>(found2.lower.yw, found3.lower.yw) * params.alpha;
+        out[row3_1 * across + first + 0u] = vec4<u32>(pack2x16float(value3_1_0_0.xy), pack2x16float(value3_1_0_0.zw), pack2x16float(value3_1_0_1.xy), pack2x16float(value3_1_0_1.zw));
+        out[row3_1 * across + first + 4u] = vec4<u32>(pack2x16float(value3_1_1_0.xy), pack2x16float(value3_1_1_0.zw), pack2x16float(value3_1_1_1.xy), pack2x16float(value3_1_1_1.zw));
     }
 }

@@ -16,7 +16,7 @@
 use std::fmt::Write;
 
 use super::super::generator::{MATRIX, ROWS, THREADS};
-use crate::gpu::REGISTERS;
+use crate::gpu::{LEFT_CHUNK, REGISTERS};
 use crate::ops::matmul::indent::indent;
 
 /// Columns of a tile, which are those of two matrices.
@@ -42,6 +42,8 @@ pub(super) struct Config {
     pub head_dim: usize,
     /// Some keys are hidden by a mask.
     pub masked: bool,
+    /// The output is written in tall tiles of a left operand, not in rows.
+    pub in_tiles: bool,
 }
 
 /// Blocks of 16 columns that are in flight at a time: while one's scores are waited for, there is the other's work.
@@ -64,7 +66,9 @@ impl Config {
             Kernel::KeyGradient => "key_gradient",
             Kernel::ValueGradient => "value_gradient",
         };
-        format!("direct_attention_{kernel}_{}{}", self.head_dim, if self.masked { "_masked" } else { "" })
+        let flag = |wanted: bool, name: &'static str| if wanted { name } else { "" };
+        let (masked, in_tiles) = (flag(self.masked, "_masked"), flag(self.in_tiles, "_tiles"));
+        format!("direct_attention_{kernel}_{}{masked}{in_tiles}", self.head_dim)
     }
 
     /// Names of the operands in tiles, in the order of their bindings.
@@ -110,6 +114,7 @@ impl Config {
         }
         let read = buffers.len();
         let results: &[(&str, &str)] = match self.kernel {
+            Kernel::Forward if self.in_tiles => &[("output", CHUNKS), ("output_scales", PAIRS), ("log_sum_exp", PAIRS)],
             Kernel::Forward => &[("output", "vec2<u32>"), ("output_scales", PAIRS), ("log_sum_exp", PAIRS)],
             Kernel::QueryGradient => &[("dq", VECTORS)],
             Kernel::KeyGradient => &[("dk", VECTORS)],
@@ -133,6 +138,7 @@ impl Config {
         text += include_str!("../kernels/params.wgsl");
         text += &format!("\n{REGISTERS}\n");
         text += include_str!("common.wgsl");
+        text += if self.in_tiles { LEFT_CHUNK } else { "" };
         text += if self.masked { include_str!("first_to_see_masked.wgsl") } else { include_str!("first_to_see.wgsl") };
         let pair = |name: &str| format!("{name}_scales[i].x, {name}_scales[i].y");
         let scales = match self.kernel {
@@ -338,10 +344,23 @@ impl Config {
              log_sum_exp[((batch * params.heads + head) * params.sequence + first_row) / 2u + line] =\n\
              select(vec2<f32>(bitcast<f32>(infinity)), (maximum + log2(total)) / LOG2_E, sees_any);\n\
              if (head == 0u) {{\noutput_scales[(tokens + first_row) / 2u + line] = vec2<f32>(value_scale);\n}}\n}}\n\
-             let across = params.heads * {0}u;\nlet place = (tokens + row) * across + head * {0}u + pair;\n{1}",
+             let across = params.heads * {0}u;\nlet vector = head * {0}u + pair;\n{1}",
             self.head_dim / 4,
             self.vectors("output"),
         );
+        if self.in_tiles {
+            for v in 0..self.fragments() {
+                let _ = writeln!(
+                    text,
+                    "{{\nlet upper = output_upper{v} * result.x;\nlet lower = output_lower{v} * result.y;\n\
+                     output[left_chunk(tokens + row, vector + {}u, across)] = vec4<u32>(pack2x16float(upper.xy), \
+                     pack2x16float(lower.xy), pack2x16float(upper.zw), pack2x16float(lower.zw));\n}}",
+                    4 * v
+                );
+            }
+            return text;
+        }
+        text += "let place = (tokens + row) * across + vector;\n";
         for v in 0..self.fragments() {
             for (part, row, of) in [("upper", "", "x"), ("lower", " + across", "y")] {
                 let _ = writeln!(

@@ -12,19 +12,27 @@ mod tests;
 
 use kernel::{Config, Kernel};
 
+use super::generator::ROWS;
 use super::gpu::Launch;
 use super::{MixedAttention, Surroundings};
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, STORED_TILE, Source};
+use crate::gpu::{Dispatch, Gpu, Source, Tiles};
 use crate::ops::RowScaled;
+use crate::ops::matmul::reads_tiles;
 use crate::tensor::Tensor;
 
 /// Whether the device has such kernels and they suit: sequences are whole tiles, and so are heads.
 pub(super) fn suits(gpu: &Gpu, surroundings: &Surroundings) -> bool {
     let [_, sequence, _, head_dim] = surroundings.q_extents();
     gpu.cooperative.direct_usable()
-        && sequence.is_multiple_of(STORED_TILE[0])
-        && head_dim.is_multiple_of(STORED_TILE[1])
+        && sequence.is_multiple_of(Tiles::WIDE[0])
+        && head_dim.is_multiple_of(Tiles::WIDE[1])
+}
+
+/// Whether the output had better be written in tiles. Without rows behind the last sequence's it fills its storage.
+pub(super) fn writes_tiles(gpu: &Gpu, surroundings: &Surroundings) -> bool {
+    let [batch, sequence, heads, head_dim] = surroundings.q_extents();
+    sequence.is_multiple_of(ROWS) && reads_tiles(gpu, [batch * sequence, heads * head_dim])
 }
 
 impl Launch<'_> {
@@ -51,17 +59,21 @@ impl Launch<'_> {
 
     fn launch(&self, kernel: Kernel, operands: &[&RowScaled], terms: &[&Tensor], results: &[&Tensor]) -> Result<()> {
         let Surroundings { key_mask, q_shape, k_shape, .. } = self.surroundings;
-        let config = Config { kernel, head_dim: q_shape[3], masked: key_mask.is_some() };
+        let in_tiles = kernel == Kernel::Forward && self.output_in_tiles;
+        let config = Config { kernel, head_dim: q_shape[3], masked: key_mask.is_some(), in_tiles };
         let source = || config.wgsl();
         let mut dispatch = Dispatch::new(config.name(), "main", Source::HalvedContainers(&source));
         for operand in operands {
-            dispatch = dispatch.read_tiles(operand.values(), operand.shape()[1]);
+            dispatch = dispatch.read_tiles(operand.values(), Tiles::Wide(operand.shape()[1]));
         }
         for read in operands.iter().map(|operand| operand.scales()).chain(terms.iter().copied()).chain(key_mask) {
             dispatch = dispatch.read(read);
         }
-        for result in results {
-            dispatch = dispatch.write(result);
+        for (number, result) in results.iter().enumerate() {
+            dispatch = match in_tiles && number == 0 {
+                true => dispatch.write_tiles(result, Tiles::Left(result.shape()[1])),
+                false => dispatch.write(result),
+            };
         }
         let rows = if matches!(kernel, Kernel::KeyGradient | Kernel::ValueGradient) { k_shape } else { q_shape };
         self.run(dispatch, rows[2])

@@ -18,6 +18,6 @@ struct Params {
 
 var<immediate> params: Params;
 
-// Invocations that share a row: a power of two, at most 256.
+// Invocations that share a row, or two rows of a tile: a power of two, at most as many as a workgroup has.
 override TEAM: u32;
 

@@ -19,7 +19,7 @@ struct Params {
 
 var<immediate> params: Params;
 
-// Invocations that share a row: a power of two, at most 256.
+// Invocations that share a row, or two rows of a tile: a power of two, at most as many as a workgroup has.
 override TEAM: u32;
 
 @group(0) @binding(0) var<storage, read_write> gate_values: array<vec2<u32>>;

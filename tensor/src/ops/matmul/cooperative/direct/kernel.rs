@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Config, Results};
-use crate::gpu::REGISTERS;
+use super::{Config, LowRank, Results};
+use crate::gpu::{REGISTERS, Tiles};
 use crate::ops::matmul::cooperative::generator::{MATRIX, PARAMS, VECTOR, bands};
 use crate::ops::matmul::indent::indent;
 
@@ -28,7 +28,11 @@ impl Config {
             "direct_{}{}{}{}{}",
             if self.transposed { "nt" } else { "nn" },
             flag(!self.whole_rows, "edges"),
-            flag(self.low_rank, "low_rank"),
+            match self.low_rank {
+                LowRank::Absent => "",
+                LowRank::InRows => "_low_rank",
+                LowRank::InTiles => "_low_rank_tiles",
+            },
             flag(self.biased, "biased"),
             match self.results {
                 Results::InPlace => "",
@@ -44,17 +48,20 @@ impl Config {
 
     fn declarations(&self) -> String {
         let halves = self.results == Results::Halves;
+        let low_rank = self.low_rank != LowRank::Absent;
         let buffers = [
             ("read> a: array<vec4<u32>>", true),
             ("read> b: array<vec4<u32>>", true),
             ("read_write> out: array<vec4<f32>>", !halves),
             // The module has no f16 of its own, see `gpu/containers.rs`: two in a word.
-            ("read_write> out: array<vec2<u32>>", halves),
+            ("read_write> out: array<vec4<u32>>", halves),
             ("read> row_scales: array<f32>", !halves),
-            ("read> p: array<u32>", self.low_rank),
-            ("read> f: array<u32>", self.low_rank),
-            ("read> p_scale: array<f32>", self.low_rank),
-            ("read> f_scale: array<f32>", self.low_rank),
+            ("read> p: array<u32>", self.low_rank == LowRank::InRows),
+            ("read> f: array<u32>", self.low_rank == LowRank::InRows),
+            ("read> p: array<vec4<u32>>", self.low_rank == LowRank::InTiles),
+            ("read> f: array<vec4<u32>>", self.low_rank == LowRank::InTiles),
+            ("read> p_scale: array<f32>", low_rank),
+            ("read> f_scale: array<f32>", low_rank),
             ("read> bias: array<vec4<f32>>", self.biased),
             ("read> addend: array<vec4<f32>>", self.results == Results::Apart),
         ];
@@ -73,11 +80,12 @@ impl Config {
     /// The head of the entry point: this subgroup's part of the result, its places in the operands, empty sums.
     fn beginning(&self) -> String {
         let b = match self.transposed {
-            true => "let b_matrix = steps * 32u;\nlet b_step = 32u;\nvar b_place = column / 16u * b_matrix + lane;\n",
-            // The invocation's quad of eight, and its pair of rows; see `gpu/tiles.rs`.
+            true => "let b_tiles = steps * 64u;\nlet b_steps = 128u;\nvar b_place = column / 32u * b_tiles + lane;\n",
+            // The invocation's tile of two, its quad of rows and its quad of columns.
             false => {
-                "let b_step = params.n * 2u;\n\
-                 var b_place = column / 32u * 64u + line / 4u * 32u + pair * 4u + line / 2u % 2u + line % 2u * 2u;\n"
+                "let b_steps = params.n * 4u;\n\
+                 let b_lane = (column / 16u + line / 4u) * 64u + pair * 4u + line % 4u;\n\
+                 var b_place = b_lane;\n"
             }
         };
         format!(
@@ -85,28 +93,41 @@ impl Config {
              @builtin(subgroup_id) subgroup: u32,\n@builtin(subgroup_invocation_id) lane: u32,\n) {{\n{}\
              let row = first_row + subgroup % 2u * {SUBGROUP_TILE}u;\n\
              let column = first_column + subgroup / 2u * {SUBGROUP_TILE}u;\n\
-             // An invocation's row or column of eight, and its pair of elements of four.\n\
-             let line = lane / 4u;\nlet pair = lane % 4u;\nlet steps = params.k / {MATRIX}u;\n\
-             let a_matrix = steps * 32u;\nvar a_place = row / 16u * a_matrix + lane;\n{b}{}\n",
+             // An invocation's line of eight, which is a quad of rows or columns, and its part of four.\n\
+             let line = lane / 4u;\nlet pair = lane % 4u;\n\
+             // Chunks of a row of half tiles.\n\
+             let steps = params.k / {MATRIX}u;\nlet a_half = steps * 32u;\n{b}\
+             var a_place = row / 16u * a_half + lane;\n{}\n",
             bands(BAND, TILE, TILE, "group.x"),
             each(|row, column| format!("var sum{row}_{column} = coop_mat16x16<f32, C>();\n")),
         )
     }
 
-    /// The chunks of one step go into a set of registers, from so many steps ahead.
-    fn read(&self, set: usize, ahead: &[&str; 2]) -> String {
+    /// The chunks of a step go into its set of registers, those of the second step of two from behind the place.
+    fn read(&self, set: usize) -> String {
         let mut text = String::new();
+        let tile = |matrix: usize, tiles: &str| times(matrix / 2, tiles) + &plus(matrix % 2 * 32 + set * 64);
         for matrix in 0..MATRICES {
-            let _ = writeln!(text, "a{set}_{matrix} = a[a_place{}{}];", ahead[0], times(matrix, "a_matrix"));
+            let (row, step) = (times(matrix, "a_half"), plus(set * 32));
+            let along = if self.adds_steps_first() { step + &row } else { row + &step };
+            let _ = writeln!(text, "a{set}_{matrix} = a[a_place{along}];");
         }
         for chunk in 0..MATRICES {
             let along = match self.transposed {
-                true => times(chunk, "b_matrix"),
-                false => times(chunk / 2 * 64 + chunk % 2 * 16, "1u"),
+                true => tile(chunk, "b_tiles"),
+                // Two halves of two tiles; a tile's rows are two steps.
+                false => plus(chunk / 2 * 128 + chunk % 2 * 32 + set * 16),
             };
-            let _ = writeln!(text, "b{set}_{chunk} = b[b_place{}{along}];", ahead[1]);
+            let _ = writeln!(text, "b{set}_{chunk} = b[b_place{along}];");
         }
         text
+    }
+
+    /// Which of two numbers is added first to the place of a left operand's chunk. The driver schedules the loop otherwise, us on an
+    /// NVIDIA H200, rows first / steps first: 992 / 945 without a low-rank term, 1338 / 1263 with one and 16-bit results, but 485 /
+    /// 496 with one and f32 results (LLaMA3 8B). With transposes rows first are the faster ones, by 2 %.
+    fn adds_steps_first(&self) -> bool {
+        !self.transposed && (self.low_rank == LowRank::Absent || self.results == Results::Halves)
     }
 
     /// Multiplies the matrices that a set of registers holds.
@@ -115,17 +136,7 @@ impl Config {
         for matrix in 0..MATRICES {
             let _ = writeln!(text, "let a_{matrix} = matrix_a(a{set}_{matrix}.xzyw);");
         }
-        for matrix in 0..MATRICES {
-            let b = match self.transposed {
-                true => format!("matrix_b(b{set}_{matrix})"),
-                // Rows two by two, of which the matrix has two columns of each quad.
-                false => {
-                    let (chunk, [x, z]) = (matrix / 2 * 2, [["x", "z"], ["y", "w"]][matrix % 2]);
-                    format!("matrix_b_of_rows(b{set}_{chunk}.{x}{z}, b{set}_{}.{x}{z})", chunk + 1)
-                }
-            };
-            let _ = writeln!(text, "let b_{matrix} = {b};");
-        }
+        text += &self.right_matrices(&format!("b{set}_"));
         format!("{{\n{text}{}}}\n", products())
     }
 
@@ -140,26 +151,73 @@ impl Config {
         format!(
             "{text}{}for (var step = 0u; step < steps; step += 2u) {{\n{}{}\
              // The last steps are read again in place of what is beyond them.\n\
-             let more = step + 2u < steps;\na_place += select(0u, 64u, more);\nb_place += select(0u, 2u * b_step, more);\n\
+             let more = step + 2u < steps;\na_place += select(0u, 64u, more);\nb_place += select(0u, b_steps, more);\n\
              {}{}}}\n\n",
             // What the loop begins with is on its way while the low-rank term is computed.
-            self.read(0, &["", ""]) + "\n" + &self.low_rank_term(),
-            self.read(1, &[" + 32u", " + b_step"]),
+            self.read(0) + "\n" + &self.low_rank_term(),
+            self.read(1),
             self.multiply(0),
-            self.read(0, &["", ""]),
+            self.read(0),
             self.multiply(1),
         )
     }
 
     /// The sums of the low-rank term, which come first.
     fn low_rank_term(&self) -> String {
-        if !self.low_rank {
-            return String::new();
+        let text = match self.low_rank {
+            LowRank::Absent => return String::new(),
+            LowRank::InRows => self.low_rank_in_rows(),
+            LowRank::InTiles => self.low_rank_in_tiles(),
+        };
+        format!(
+            "for (var depth = 0u; depth < params.rank; depth += {MATRIX}u) {{\n{text}{}}}\n\
+             let multiple = params.update * p_scale[0] * f_scale[0];\n{}\n",
+            products(),
+            each(|row, column| format!("sum{row}_{column} = sum{row}_{column} * multiple;\n"))
+        )
+    }
+
+    /// The term's matrices of a step from operands that lie as the product's do.
+    fn low_rank_in_tiles(&self) -> String {
+        let mut text =
+            String::from("let p_tiles = params.rank * 4u;\nlet p_place = row / 32u * p_tiles + depth * 4u + lane;\n");
+        let tile = |matrix: usize| times(matrix / 2, "p_tiles") + &plus(matrix % 2 * 32);
+        for matrix in 0..MATRICES {
+            let _ = writeln!(text, "let p_{matrix} = p[p_place{}];", tile(matrix));
         }
+        text += match self.transposed {
+            true => "let f_place = column / 32u * p_tiles + depth * 4u + lane;\n",
+            false => "let f_place = depth / 32u * b_steps + depth % 32u + b_lane;\n",
+        };
+        for chunk in 0..MATRICES {
+            let along = if self.transposed { tile(chunk) } else { plus(chunk / 2 * 128 + chunk % 2 * 32) };
+            let _ = writeln!(text, "let f_{chunk} = f[f_place{along}];");
+        }
+        for matrix in 0..MATRICES {
+            let _ = writeln!(text, "let a_{matrix} = matrix_a(p_{matrix});");
+        }
+        text + &self.right_matrices("f_")
+    }
+
+    /// Right operands from the chunks `NAME{chunk}`.
+    fn right_matrices(&self, name: &str) -> String {
+        let of_chunks = |matrix: usize| match self.transposed {
+            true => format!("matrix_b({name}{matrix})"),
+            // Rows two by two, of which the matrix has two columns of each quad.
+            false => {
+                let (chunk, [x, z]) = (matrix / 2 * 2, [["x", "z"], ["y", "w"]][matrix % 2]);
+                format!("matrix_b_of_rows({name}{chunk}.{x}{z}, {name}{}.{x}{z})", chunk + 1)
+            }
+        };
+        (0..MATRICES).map(|matrix| format!("let b_{matrix} = {};\n", of_chunks(matrix))).collect()
+    }
+
+    /// The same from operands in rows.
+    fn low_rank_in_rows(&self) -> String {
         let mut text = String::new();
         for matrix in 0..MATRICES {
             for half in 0..2 {
-                let row = format!("row + {}u + line", matrix * MATRIX + half * 8);
+                let row = row_of(matrix, half);
                 let row = if self.whole_rows { row } else { format!("min({row}, params.m - 1u)") };
                 let _ = writeln!(
                     text,
@@ -175,15 +233,14 @@ impl Config {
             let _ = match self.transposed {
                 true => writeln!(
                     text,
-                    "let f{matrix} = params.f_offset + (column + {}u + line * 2u) * params.f_stride + depth / 2u + pair;\n\
+                    "let f{matrix} = params.f_offset + (column + {}u + line * 4u) * params.f_stride + depth / 2u + pair;\n\
                      let g{matrix} = f{matrix} + params.f_stride;\n\
                      let b_{matrix} = matrix_b(vec4<u32>(f[f{matrix}], f[f{matrix} + 4u], f[g{matrix}], f[g{matrix} + 4u]));",
-                    matrix * MATRIX
+                    matrix / 2 * 32 + matrix % 2 * 2
                 ),
                 false => writeln!(
                     text,
-                    "let f{matrix} = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + {}u) / 2u + \
-                     (line / 2u + line % 2u * 4u) * 2u;\n\
+                    "let f{matrix} = params.f_offset + (depth + pair * 2u) * params.f_stride + (column + {}u) / 2u + line * 2u;\n\
                      let g{matrix} = f{matrix} + 8u * params.f_stride;\n\
                      let b_{matrix} = matrix_b_of_rows(vec2<u32>(f[f{matrix}], f[f{matrix} + params.f_stride]), \
                      vec2<u32>(f[g{matrix}], f[g{matrix} + params.f_stride]));",
@@ -191,26 +248,26 @@ impl Config {
                 ),
             };
         }
-        format!(
-            "for (var depth = 0u; depth < params.rank; depth += {MATRIX}u) {{\n{text}{}}}\n\
-             let multiple = params.update * p_scale[0] * f_scale[0];\n{}\n",
-            products(),
-            each(|row, column| format!("sum{row}_{column} = sum{row}_{column} * multiple;\n"))
-        )
+        text
     }
 
     /// The end of the entry point. An invocation has four columns in a row of each of its vectors.
     fn results(&self) -> String {
-        let text = match self.results {
-            Results::InPlace | Results::Apart => self.updated(),
-            Results::Halves => self.rounded(),
-        };
-        format!("let across = params.n / 4u;\nlet first = column / 4u + pair;\n{text}}}\n")
+        match self.results {
+            Results::InPlace | Results::Apart => format!(
+                "let across = params.n / 4u;\nlet first = column / 4u + pair % 2u * 2u + pair / 2u;\n\
+                 let is_low = pair < 2u;\n{}}}\n",
+                self.updated()
+            ),
+            Results::Halves => {
+                format!("let across = params.n / 8u;\nlet first = column / 8u + pair;\n{}}}\n", self.rounded())
+            }
+        }
     }
 
-    /// Where an invocation's vectors lie in a row of the result.
-    fn place(&self, vector: usize) -> usize {
-        if self.transposed { 4 * vector } else { vector / 2 * 8 + vector % 2 * 4 }
+    /// Where the vectors that an invocation writes lie in a row of the result.
+    fn place(vector: usize) -> usize {
+        4 * vector
     }
 
     /// The sums, rounded to f16.
@@ -221,16 +278,22 @@ impl Config {
             text += &self.found(matrix_row);
             for half in 0..2 {
                 let name = format!("{matrix_row}_{half}");
-                let _ = writeln!(text, "let row{name} = row + {}u + line;", matrix_row * MATRIX + half * 8);
-                let write = (0..MATRICES).map(|vector| {
-                    let sums = self.vector(vector, ["upper", "lower"][half]);
-                    format!(
-                        "let value{name}_{vector} = {sums} * params.alpha;\nout[row{name} * across + first + {}u] = \
-                         vec2<u32>(pack2x16float(value{name}_{vector}.xy), pack2x16float(value{name}_{vector}.zw));\n",
-                        self.place(vector)
-                    )
-                });
-                text += &self.inside(&name, write.collect());
+                let _ = writeln!(text, "let row{name} = {};", row_of(matrix_row, half));
+                let mut write = String::new();
+                for tile in 0..MATRICES / 2 {
+                    let [first, second] = [0, 1].map(|vector| {
+                        let sums = Self::vector(2 * tile + vector, ["upper", "lower"][half]);
+                        let value = format!("value{name}_{tile}_{vector}");
+                        let _ = writeln!(text, "let {value} = {sums} * params.alpha;");
+                        format!("pack2x16float({value}.xy), pack2x16float({value}.zw)")
+                    });
+                    let _ = writeln!(
+                        write,
+                        "out[row{name} * across + first + {}u] = vec4<u32>({first}, {second});",
+                        tile * Tiles::OPERAND[0] / 8
+                    );
+                }
+                text += &self.inside(&name, write);
             }
             text += "}\n";
         }
@@ -251,13 +314,13 @@ impl Config {
     fn updated(&self) -> String {
         let mut text = String::new();
         for vector in (0..MATRICES).filter(|_| self.biased) {
-            let _ = writeln!(text, "let bias{vector} = bias[params.bias_offset + first + {}u];", self.place(vector));
+            let _ = writeln!(text, "let bias{vector} = bias[params.bias_offset + first + {}u];", Self::place(vector));
         }
         let halves = || [0, 1].into_iter().flat_map(|half| (0..MATRICES).map(move |vector| (half, vector)));
         for matrix_row in 0..MATRICES {
             for half in 0..2 {
                 let name = format!("{matrix_row}_{half}");
-                let _ = writeln!(text, "let row{name} = row + {}u + line;", matrix_row * MATRIX + half * 8);
+                let _ = writeln!(text, "let row{name} = {};", row_of(matrix_row, half));
                 let inside = match self.whole_rows {
                     true => format!("row{name}"),
                     false => format!("min(row{name}, params.m - 1u)"),
@@ -279,7 +342,7 @@ impl Config {
             let added = if apart { "addend" } else { "out" };
             let each = halves().map(|(half, vector)| {
                 let name = format!("{matrix_row}_{half}");
-                format!("added{name}_{vector} += {added}[place{name} + {}u];\n", self.place(vector))
+                format!("added{name}_{vector} += {added}[place{name} + {}u];\n", Self::place(vector))
             });
             let text: String = each.collect();
             if apart { text } else { format!("if (params.accumulate != 0u) {{\n{text}}}\n") }
@@ -293,11 +356,24 @@ impl Config {
             text += &self.found(matrix_row);
             for half in 0..2 {
                 let name = format!("{matrix_row}_{half}");
+                // An invocation has two quads. It exchanges one of them, so that four invocations write four side by side.
+                for tile in 0..MATRICES / 2 {
+                    let vectors = [0, 1].map(|vector| Self::vector(2 * tile + vector, ["upper", "lower"][half]));
+                    let [first, second] = [0, 1].map(|vector| format!("found{name}_{}", 2 * tile + vector));
+                    let _ = writeln!(
+                        text,
+                        "let {first} = {};\nlet {second} = {};\n\
+                         let other{name}_{tile} = subgroupShuffleXor(select({first}, {second}, is_low), 2u);",
+                        vectors[0], vectors[1]
+                    );
+                }
                 let write = (0..MATRICES).map(|vector| {
-                    let sums = self.vector(vector, ["upper", "lower"][half]);
+                    let own = format!("found{name}_{vector}");
+                    let other = format!("other{name}_{}", vector / 2);
+                    let [high, low] = if vector % 2 == 0 { [&other, &own] } else { [&own, &other] };
                     format!(
-                        "out[place{name} + {}u] = {sums} * scale{name} + added{name}_{vector};\n",
-                        self.place(vector)
+                        "out[place{name} + {}u] = select({high}, {low}, is_low) * scale{name} + added{name}_{vector};\n",
+                        Self::place(vector)
                     )
                 });
                 text += &self.inside(&name, write.collect());
@@ -308,10 +384,7 @@ impl Config {
     }
 
     /// Four neighbours in a row of the result.
-    fn vector(&self, vector: usize, name: &str) -> String {
-        if self.transposed {
-            return format!("found{vector}.{name}.xzyw");
-        }
+    fn vector(vector: usize, name: &str) -> String {
         let (first, [x, z]) = (vector / 2 * 2, [["x", "z"], ["y", "w"]][vector % 2]);
         format!("vec4<f32>(found{first}.{name}.{x}{z}, found{}.{name}.{x}{z})", first + 1)
     }
@@ -323,10 +396,20 @@ const _: () = assert!(VECTOR == 4);
 fn times(count: usize, what: &str) -> String {
     match (count, what) {
         (0, _) => String::new(),
-        (_, "1u") => format!(" + {count}u"),
         (1, _) => format!(" + {what}"),
         _ => format!(" + {count}u * {what}"),
     }
+}
+
+/// What is added to a place: so many chunks or vectors.
+fn plus(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" + {count}u") }
+}
+
+/// The row of the result where an invocation has elements, of a row of matrices and its upper or lower half. Matrices have
+/// the rows of a tile's halves in turn.
+fn row_of(matrix: usize, half: usize) -> String {
+    format!("row + {}u + line * 4u", matrix / 2 * Tiles::OPERAND[0] + matrix % 2 * 2 + half)
 }
 
 /// Text for each of a subgroup's matrices, given its row and column.

@@ -2,8 +2,8 @@
 //! multiply instructions, without workgroup memory and without barriers.
 //!
 //! Two things make that fast. An invocation needs eight elements of each matrix of 16 x 16, and gets them with one read of 16
-//! bytes where they lie side by side; so the right operand is kept in tiles (`gpu/tiles.rs`) and the left one is packed before
-//! the product. And every eight invocations, which the memory delivers to together, read from one line of 128 bytes, or two: as
+//! bytes where they lie side by side; so both operands lie in tall tiles (`gpu/tiles.rs`): the right one is kept there, the left
+//! one is written there by the kernel that computes it, or brought there before the product. And every eight invocations, which the memory delivers to together, read from one line of 128 bytes, or two: as
 //! many lines as they touch, as many cycles a read takes. Elements are then told to be matrices by what WGSL cannot express
 //! (`gpu/registers.rs`).
 //!
@@ -12,22 +12,23 @@
 //! is power: at 390 TFLOP/s the card draws the 700 W that it may. Two steps are in flight at a time: with three there are not
 //! enough registers (119), unless tiles have 48 columns (396, but few widths are multiples of 96).
 //!
-//! The matrix's order follows from the product: with the transpose, four neighbours along `k` of two columns are a chunk, and
-//! `k` is taken in the order of the tile's quads, so the left operand's `k` is packed in this order; with the matrix, words of
-//! two rows are taken apart and put together.
+//! A chunk of a tile, two rows by four columns, is what an invocation holds of 16 rows of a left operand, and of 16 columns of a
+//! transpose. Of the matrix itself, whose rows are along `k`, words of two rows are taken apart and put together.
 
 mod kernel;
 mod self_test;
 #[cfg(test)]
 mod tests;
+pub(super) mod thin;
+mod thin_kernel;
 
 use kernel::TILE;
 
-use super::generator::{DEPTH, MATRIX, VECTOR};
+use super::generator::{DEPTH, VECTOR};
 use super::{LowRankUpdate, MAX_GROUPS, Params, Update, is_read_in};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, STORED_TILE, Source, linear_grid};
+use crate::gpu::{Dispatch, Gpu, Source, Tiles, linear_grid};
 use crate::ops::matmul::Product;
 use crate::shape::Shape;
 use crate::tensor::{Storage, Tensor};
@@ -39,6 +40,9 @@ const MIN_TILES: usize = 192;
 /// Elements of a word.
 const WORD: usize = 2;
 
+/// Elements that an invocation of the kernel that packs moves: four chunks.
+const CHUNKS_PACKED: usize = 32;
+
 /// What decides the text of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops::matmul) struct Config {
@@ -46,9 +50,18 @@ pub(in crate::ops::matmul) struct Config {
     pub transposed: bool,
     /// The tiles cover the result's rows exactly.
     whole_rows: bool,
-    low_rank: bool,
+    low_rank: LowRank,
     biased: bool,
     results: Results,
+}
+
+/// Whether there is a low-rank term, and how its operands lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops::matmul) enum LowRank {
+    Absent,
+    InRows,
+    /// Both as the product's right operand, for which all rows make whole tiles.
+    InTiles,
 }
 
 /// What becomes of the sums.
@@ -120,35 +133,51 @@ fn is_large(m: usize, n: usize, k: usize) -> bool {
     m.div_ceil(TILE) * (n.min(k) / TILE) >= MIN_TILES
 }
 
+/// Whether what is computed for products to read had better be written in tiles: where it is so large that the products' kernels
+/// are these. Below that more is won by one launch for several of an adapter's products, of kernels that read rows.
+pub(in crate::ops) fn reads_tiles(gpu: &Gpu, [rows, columns]: [usize; 2]) -> bool {
+    const LEAST: usize = 1 << 22;
+    gpu.cooperative.direct_usable()
+        && rows.is_multiple_of(TILE)
+        && columns.is_multiple_of(TILE)
+        && rows * columns >= LEAST
+}
+
 impl Config {
     fn of(product: &Product, update: &Update<'_>, results: Results) -> Self {
         Config {
             transposed: !product.b.row_major,
             whole_rows: product.m.is_multiple_of(TILE),
-            low_rank: update.low_rank.is_some(),
+            low_rank: match update.low_rank {
+                None => LowRank::Absent,
+                Some(LowRankUpdate { in_tiles: Some(_), .. }) if product.m.is_multiple_of(TILE) => LowRank::InTiles,
+                Some(_) => LowRank::InRows,
+            },
             biased: update.bias.is_some(),
             results,
         }
     }
 }
 
-/// The left operand as the kernels read it, f16: per 16 rows and 16 columns 32 chunks. Rows are padded with zeros to whole tiles.
-pub(in crate::ops::matmul) fn pack(gpu: &Gpu, config: Config, product: &Product) -> Result<Tensor> {
+/// The left operand as the kernels read it, f16 in tall tiles, its rows padded with zeros to whole tiles of the result.
+pub(in crate::ops::matmul) fn pack(gpu: &Gpu, product: &Product) -> Result<Tensor> {
     let Product { a, m, k, .. } = product;
+    if m.is_multiple_of(TILE) && Tiles::Left(*k).hold(&a.tensor) {
+        return Ok(a.tensor.clone());
+    }
     let shape = Shape::new(&[m.next_multiple_of(TILE), *k])?;
     let packed = Tensor::uninitialised(a.tensor.device(), "packed rows", shape, DType::F16)?;
-    let invocations = packed.elements() / (2 * MATRIX);
+    let invocations = packed.elements() / CHUNKS_PACKED;
     let params = PackParams {
         rows: *m as u32,
         columns: *k as u32,
         offset: (a.offset() / VECTOR) as u32,
         stride: (a.stride / VECTOR) as u32,
-        quads: u32::from(config.transposed),
         invocations: invocations as u32,
     };
     Dispatch::new("pack_rows", "main", Source::Wgsl(include_str!("pack.wgsl")))
         .read(&a.tensor)
-        .write(&packed)
+        .write_tiles(&packed, Tiles::Left(*k))
         .params(&params)
         .run(gpu, linear_grid(invocations, 256))?;
     Ok(packed)
@@ -161,7 +190,6 @@ struct PackParams {
     columns: u32,
     offset: u32,
     stride: u32,
-    quads: u32,
     invocations: u32,
 }
 
@@ -197,15 +225,21 @@ pub(in crate::ops::matmul) fn write(
     }
     let wgsl = || config.wgsl();
     let mut dispatch = Dispatch::new(config.name(), "main", Source::HalvedContainers(&wgsl))
-        .read(packed)
-        .read_tiles(&b.tensor, if config.transposed { *k } else { *n })
+        .read_tiles(packed, Tiles::Left(*k))
+        .read_tiles(&b.tensor, Tiles::Right(if config.transposed { *k } else { *n }))
         .write(out)
         .params(&params);
     if let Some(scales) = update.row_scales {
         dispatch = dispatch.read(scales);
     }
-    if let Some(LowRankUpdate { left, right, scales: [left_scale, right_scale], .. }) = update.low_rank {
-        dispatch = dispatch.read(left).read(right).read(left_scale).read(right_scale);
+    if let Some(LowRankUpdate { left, right, in_tiles, scales: [left_scale, right_scale], .. }) = update.low_rank {
+        dispatch = match in_tiles.filter(|_| config.low_rank == LowRank::InTiles) {
+            Some(operands) => operands
+                .into_iter()
+                .fold(dispatch, |dispatch, operand| dispatch.read_tiles(operand, Tiles::Right(operand.shape()[1]))),
+            None => dispatch.read(left).read(right),
+        };
+        dispatch = dispatch.read(left_scale).read(right_scale);
     }
     if let Some(bias) = update.bias {
         dispatch = dispatch.read(bias);
@@ -216,5 +250,6 @@ pub(in crate::ops::matmul) fn write(
     dispatch.run(gpu, params.grid())
 }
 
-const _: () =
-    assert!(TILE.is_multiple_of(STORED_TILE[0]) && TILE.is_multiple_of(STORED_TILE[1]) && TILE.is_multiple_of(DEPTH));
+const _: () = assert!(
+    TILE.is_multiple_of(Tiles::OPERAND[0]) && TILE.is_multiple_of(Tiles::OPERAND[1]) && TILE.is_multiple_of(DEPTH)
+);

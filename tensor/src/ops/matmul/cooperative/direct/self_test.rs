@@ -2,7 +2,7 @@
 //! kernels think.
 
 use super::kernel::TILE;
-use super::{Config, LowRankUpdate, Results, Update, pack, write};
+use super::{Config, LowRank, LowRankUpdate, Results, Update, pack, write};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -24,14 +24,17 @@ pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<O
     let (left, expected_left) = operand(device, [m, rank], true, 7)?;
     let (right, expected_right) = operand(device, [rank, n], by_rows, 11)?;
     let term_scales = [Tensor::from_slice(device, &[1], &[0.5f32])?, Tensor::from_slice(device, &[1], &[4.0f32])?];
-    let term = LowRankUpdate { left: &left, right: &right, scales: term_scales.each_ref(), alpha: 0.25 };
+    let kept_right = if by_rows { right.clone() } else { right.t()? };
+    let in_tiles = (config.low_rank == LowRank::InTiles).then_some([&left, &kept_right]);
+    let term = LowRankUpdate { left: &left, right: &right, in_tiles, scales: term_scales.each_ref(), alpha: 0.25 };
+    let has_term = config.low_rank != LowRank::Absent;
     let is_scaled = config.results != Results::Halves;
     let scales: Vec<f32> = (0..m).map(|row| if is_scaled { [0.25, 1.0, 8.0][row % 3] } else { 1.0 }).collect();
     let row_scales = Tensor::from_slice(device, &[m], &scales)?;
     let bias: Vec<f32> = (0..n).map(|column| if config.biased { (column % 7) as f32 } else { 0.0 }).collect();
     let on_device = Tensor::from_slice(device, &[n], &bias)?;
     let mut expected = expected_a.matmul(&expected_b)?;
-    if config.low_rank {
+    if has_term {
         expected = expected.matmul_accumulate(&expected_left, &expected_right, 0.5)?;
     }
     let mut expected = expected.to_vec::<f32>()?;
@@ -39,17 +42,17 @@ pub(super) fn find_fault(gpu: &Gpu, config: Config, device: &Device) -> Result<O
         row.iter_mut().zip(&bias).for_each(|(value, bias)| *value = scale * *value + bias);
     }
     if config.results == Results::Halves {
-        return rounded(gpu, config, [&a, &b], config.low_rank.then_some(&term), &expected);
+        return rounded(gpu, config, [&a, &b], has_term.then_some(&term), &expected);
     }
     let product = Product::new("self-test", &a, &b)?;
-    let packed = pack(gpu, config, &product)?;
+    let packed = pack(gpu, &product)?;
     let apart = config.results == Results::Apart;
     for accumulate in [false, true] {
         let update = Update {
             alpha: 1.0,
             row_scales: Some(&row_scales),
             accumulate,
-            low_rank: config.low_rank.then_some(&term),
+            low_rank: has_term.then_some(&term),
             bias: config.biased.then_some(&on_device),
         };
         let out = Tensor::ones(device, &[m, n], DType::F32)?;
@@ -73,7 +76,7 @@ fn rounded(
     expected: &[f32],
 ) -> Result<Option<String>> {
     let product = Product::new("self-test", a, b)?;
-    let packed = pack(gpu, config, &product)?;
+    let packed = pack(gpu, &product)?;
     let out = Tensor::ones(a.device(), &product.shape, DType::F16)?;
     let update = Update { low_rank, ..Update::plain(1.0, false) };
     write(gpu, config, &product, &packed, &out, update, None)?;

@@ -1,3 +1,4 @@
+use super::thin_kernel::Config as ThinConfig;
 use super::*;
 use crate::device::Backend;
 use crate::gpu::{assert_as_reviewed, compile_with_containers, complete_source, spirv, validate};
@@ -5,8 +6,10 @@ use crate::testing::{gpu, open_gpu};
 use crate::{Device, f16};
 
 fn configurations() -> impl Iterator<Item = Config> {
-    let flags = (0..16).map(|choices| [1, 2, 4, 8].map(|bit| choices & bit > 0));
-    let with_results = |[transposed, whole_rows, low_rank, biased]: [bool; 4]| {
+    let flags = (0..8).map(|choices| [1, 2, 4].map(|bit| choices & bit > 0));
+    let low_ranks = || [LowRank::Absent, LowRank::InRows, LowRank::InTiles].into_iter();
+    let with_low_rank = flags.flat_map(move |flags| low_ranks().map(move |low_rank| (flags, low_rank)));
+    let with_results = |([transposed, whole_rows, biased], low_rank): ([bool; 3], LowRank)| {
         [Results::InPlace, Results::Apart, Results::Halves].map(|results| Config {
             transposed,
             whole_rows,
@@ -15,14 +18,31 @@ fn configurations() -> impl Iterator<Item = Config> {
             results,
         })
     };
-    flags.flat_map(with_results).filter(|config| !config.biased || config.results != Results::Halves)
+    let possible = |config: &Config| {
+        (!config.biased || config.results != Results::Halves)
+            && (config.whole_rows || config.low_rank != LowRank::InTiles)
+    };
+    with_low_rank.flat_map(with_results).filter(possible)
 }
 
 #[test]
 fn every_configuration_is_valid_wgsl() {
     let names: std::collections::HashSet<_> = configurations().map(|config| config.name()).collect();
-    assert_eq!(names.len(), 40);
+    assert_eq!(names.len(), 50);
     for config in configurations() {
+        validate(&config.name(), &config.wgsl(), &[]);
+    }
+}
+
+fn thin_configurations() -> impl Iterator<Item = ThinConfig> {
+    [false, true]
+        .into_iter()
+        .flat_map(|transposed| [ThinConfig::Projection { transposed }, ThinConfig::Gradient { transposed }])
+}
+
+#[test]
+fn every_thin_configuration_is_valid_wgsl() {
+    for config in thin_configurations() {
         validate(&config.name(), &config.wgsl(), &[]);
     }
 }
@@ -31,24 +51,29 @@ fn every_configuration_is_valid_wgsl() {
 #[test]
 fn every_configuration_becomes_a_module_with_one_f16() {
     const TYPE_FLOAT: u32 = 22;
-    for config in configurations() {
-        let words = compile_with_containers(&complete_source(&config.wgsl(), true, true), "main").unwrap();
+    let texts = configurations().map(|config| (config.name(), config.wgsl()));
+    for (name, text) in texts.chain(thin_configurations().map(|config| (config.name(), config.wgsl()))) {
+        let words = compile_with_containers(&complete_source(&text, true, true), "main").unwrap();
         let floats = spirv::instructions(&words).filter(|instruction| spirv::operation(instruction) == TYPE_FLOAT);
         let mut widths: Vec<u32> = floats.map(|instruction| instruction[2]).collect();
         widths.sort_unstable();
-        assert_eq!(widths, [16, 32], "{}", config.name());
+        assert_eq!(widths, [16, 32], "{name}");
     }
 }
 
 #[test]
 fn generated_text_is_as_reviewed() {
-    for ([transposed, whole_rows, low_rank, biased], results) in [
-        ([true, true, true, false], Results::Apart),
-        ([false, false, true, true], Results::InPlace),
-        ([true, true, true, false], Results::Halves),
-        ([false, false, false, false], Results::Halves),
+    for ([transposed, whole_rows, biased], low_rank, results) in [
+        ([true, true, false], LowRank::InTiles, Results::Apart),
+        ([false, false, true], LowRank::InRows, Results::InPlace),
+        ([true, true, false], LowRank::InRows, Results::Halves),
+        ([false, true, false], LowRank::InTiles, Results::Halves),
+        ([false, false, false], LowRank::Absent, Results::Halves),
     ] {
         let config = Config { transposed, whole_rows, low_rank, biased, results };
+        assert_as_reviewed("matmul", &config.name(), &config.wgsl());
+    }
+    for config in [ThinConfig::Projection { transposed: true }, ThinConfig::Gradient { transposed: false }] {
         assert_as_reviewed("matmul", &config.name(), &config.wgsl());
     }
 }
@@ -71,23 +96,9 @@ fn only_large_products_suit_and_both_directions_alike() {
     assert!(!is_large(1024, 1024, 4096) && !is_large(1024, 4096, 1024) && !is_large(512, 4096, 4096));
 }
 
-/// Where chunk `chunk` of a packed matrix has its four words: row and column of the first element.
-fn places(columns: usize, quads: bool, chunk: usize) -> [[usize; 2]; 4] {
-    let (lane, step, block) = (chunk % 32, chunk / 32 % (columns / 16), chunk / 32 / (columns / 16));
-    let (row, t) = (block * 16 + lane / 4, lane % 4);
-    let [first, second] = match quads {
-        true => {
-            let quad = step % 2 * 2 + t % 2 + t / 2 * 4;
-            [0, 2].map(|along| step / 2 * 32 + quad * 4 + along)
-        }
-        false => [0, 8].map(|along| step * 16 + 2 * t + along),
-    };
-    [[row, first], [row + 8, first], [row, second], [row + 8, second]]
-}
-
 #[test]
 #[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
-fn rows_are_packed_as_the_instruction_takes_them_wgsl() {
+fn rows_are_packed_into_tiles_wgsl() {
     let (rows, columns) = (TILE + 5, 2 * TILE);
     let values: Vec<f16> = (0..(rows + 1) * columns).map(|i| f16::from_bits((i % 31_000) as u16)).collect();
     let whole = Tensor::from_slice(gpu(), &[rows + 1, columns], &values).unwrap();
@@ -95,16 +106,25 @@ fn rows_are_packed_as_the_instruction_takes_them_wgsl() {
     // The second row is the first of the operand.
     let product = Product::new("test", &whole.slice(0, 1, rows + 1).unwrap(), &b).unwrap();
     let Backend::Gpu(device) = gpu().backend() else { panic!("a GPU") };
-    for transposed in [true, false] {
-        let config =
-            Config { transposed, whole_rows: false, low_rank: false, biased: false, results: Results::InPlace };
-        let packed = pack(device, config, &product).unwrap();
-        assert_eq!(packed.shape()[..], [2 * TILE, columns]);
-        for (i, found) in packed.to_vec::<f16>().unwrap().into_iter().enumerate() {
-            let [row, column] = places(columns, transposed, i / 8)[i % 8 / 2];
-            let want = if row < rows { values[(row + 1) * columns + column + i % 2] } else { f16::ZERO };
-            assert_eq!(found, want, "row {row}, column {column}");
-        }
+    let packed = pack(device, &product).unwrap();
+    assert!(Tiles::Left(columns).hold(&packed) && packed.shape()[..] == [2 * TILE, columns]);
+    let found = packed.to_vec::<f16>().unwrap();
+    assert_eq!(found[..rows * columns], values[columns..]);
+    assert!(found[rows * columns..].iter().all(|&padding| padding == f16::ZERO));
+}
+
+/// What a kernel wrote in tiles is read as it lies.
+#[test]
+#[cfg_attr(not(feature = "gpu-tests"), ignore = "needs a GPU adapter: --features gpu-tests")]
+fn tiles_are_not_packed_again_wgsl() {
+    let Backend::Gpu(device) = gpu().backend() else { panic!("a GPU") };
+    let b = Tensor::zeros(gpu(), &[TILE, TILE], DType::F16).unwrap();
+    for (rows, is_taken) in [(2 * TILE, true), (2 * TILE + 32, false)] {
+        let source = Tensor::ones(gpu(), &[rows, TILE], DType::F16).unwrap();
+        let whole = pack(device, &Product::new("test", &source, &b).unwrap()).unwrap();
+        let matrix = if is_taken { whole.clone() } else { whole.slice(0, 0, rows).unwrap() };
+        let packed = pack(device, &Product::new("test", &matrix, &b).unwrap()).unwrap();
+        assert_eq!(packed.is_same_view(&matrix), is_taken);
     }
 }
 
@@ -116,6 +136,9 @@ fn every_kernel_passes_its_test_wgsl() {
     assert!(gpu.cooperative.direct_usable(), "the device has none of these kernels");
     for config in configurations() {
         assert_eq!(self_test::find_fault(gpu, config, &device).unwrap(), None, "{}", config.name());
+    }
+    for config in thin_configurations() {
+        assert_eq!(thin::find_fault(gpu, config, &device).unwrap(), None, "{}", config.name());
     }
 }
 
