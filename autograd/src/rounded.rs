@@ -87,7 +87,8 @@ impl fmt::Debug for KeptRows {
 
 impl RoundedVar {
     /// Records an operation whose result `rows` is a variable of `shape`; see [`crate::Tape::record_accumulating`]. Unless they
-    /// are small, rules let `again` compute the rows once more, which must be the same.
+    /// are small, or the tape [keeps all](crate::Tape::keeping_activations), rules let `again` compute the rows once more, which
+    /// must be the same.
     pub(crate) fn record(
         operation: &'static str,
         inputs: &[impl TapeInput],
@@ -95,7 +96,8 @@ impl RoundedVar {
         again: impl Fn() -> Result<RowScaled> + 'static,
         backward: impl FnOnce(Gradient, &mut Totals) -> Result<()> + 'static,
     ) -> Self {
-        if rows.values().elements() * DType::F16.bytes() < SMALL_BYTES {
+        let keeps = inputs.iter().find_map(TapeInput::place).is_some_and(|place| place.tape.keeps_activations());
+        if keeps || rows.values().elements() * DType::F16.bytes() < SMALL_BYTES {
             return Self::record_kept(operation, inputs, (rows, shape), backward);
         }
         let again = Again { rows: OnceCell::new(), compute: Box::new(again) };
@@ -335,6 +337,16 @@ mod tests {
             let x = tape.leaf("x", &Tensor::ones(device, &[2, 3, 5], DType::F32).unwrap());
             let y = x.silu_mul_rounded(&x).unwrap();
             assert!(y.kept().rows().unwrap().values().is_same_view(y.rows().values()));
+        }
+
+        fn a_tape_may_keep_all_rows(device) {
+            const ROWS: usize = SMALL_BYTES / 2 / 4096;
+            for keeps in [false, true] {
+                let tape = Tape::new().keeping_activations(keeps);
+                let x = tape.leaf("x", &Tensor::ones(device, &[ROWS, 4096], DType::F32).unwrap());
+                let y = x.silu_mul_rounded(&x).unwrap();
+                assert_eq!(y.kept().rows().unwrap().values().is_same_view(y.rows().values()), keeps);
+            }
         }
 
         fn an_exact_operand_keeps_its_rounded_value(device) {

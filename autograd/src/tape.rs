@@ -33,6 +33,8 @@ pub struct Tape {
 struct State {
     identity: u64,
     recording: bool,
+    /// Results that rules would compute again are kept.
+    keeps: bool,
     /// Index of `nodes[0]`: indices go on counting when the nodes of a finished pass are removed, so that a variable
     /// of an earlier pass is recognised.
     first: u64,
@@ -72,11 +74,25 @@ impl Tape {
         Self::with_recording(false)
     }
 
+    /// This tape, with rules that keep what they would otherwise compute again in the backward pass, such as large normalised
+    /// rows in 16 bits: more memory, less time, the same bits.
+    #[must_use]
+    pub fn keeping_activations(self, on: bool) -> Self {
+        self.state.borrow_mut().keeps = on;
+        self
+    }
+
+    /// Whether rules keep what they would otherwise compute again.
+    pub(crate) fn keeps_activations(&self) -> bool {
+        self.state.borrow().keeps
+    }
+
     fn with_recording(recording: bool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let state = State {
             identity: NEXT.fetch_add(1, Relaxed),
             recording,
+            keeps: false,
             first: 0,
             nodes: Vec::new(),
             leaves: HashMap::new(),

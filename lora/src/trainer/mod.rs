@@ -279,7 +279,7 @@ impl<'a> Trainer<'a> {
         for (position, host) in batches.iter().enumerate().filter(|(_, host)| host.valid() > 0) {
             let pass = step * self.options.gradient_accumulation + position as u64;
             let dropout = DropoutSource { seed: self.options.seed, step: pass };
-            let tape = Tape::new();
+            let tape = Tape::new().keeping_activations(self.options.keep_activations);
             let batch = host.to_device(self.model.device())?;
             let mut loss = self.model.loss(&Forward::training(&tape, &self.adapters, dropout), &batch)?;
             if host.valid() < valid {

@@ -39,6 +39,8 @@ pub struct TrainingOptions {
     /// Steps between reports of losses, each of which waits for the device. `None`: every step on the CPU, every 10th
     /// on a GPU; no step is left out, several are reported together.
     pub report_every: Option<u64>,
+    /// Keep what the backward pass would otherwise compute again, see [`autograd::Tape::keeping_activations`].
+    pub keep_activations: bool,
     /// Seed of dropout masks. The data source has its own.
     pub seed: u64,
     /// Where checkpoints go: `checkpoint-<steps>` (resumable, the last two) and `best` (the adapter with the lowest
@@ -61,6 +63,7 @@ impl TrainingOptions {
             evaluate_every: None,
             save_every: None,
             report_every: None,
+            keep_activations: false,
             seed: 0,
             output: None,
             origin: AdapterOrigin::default(),

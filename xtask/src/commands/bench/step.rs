@@ -39,6 +39,9 @@ pub struct Options {
     /// Suite step: compute each block again in the backward pass.
     #[arg(long)]
     checkpoint_activations: bool,
+    /// Suite step: compute nothing again in the backward pass.
+    #[arg(long, conflicts_with = "checkpoint_activations")]
+    keep_activations: bool,
     /// Suite step: how the adapters are trained: lora, lora-plus, scaled, reflora or reflora-s.
     #[arg(long, default_value_t = Method::Lora)]
     method: Method,
@@ -92,7 +95,8 @@ fn time(case: &Case, options: &Options, bench: &Bench<'_>) -> Outcome<(Subject, 
     let config = subject.family.lora_config(case.rank);
     let adapters = AdapterSet::new(config, Base::of(model), device, seed).map_err(lora_failure)?;
     let transform = options.method.transform(&MethodOptions { warmup_steps: 1, ..MethodOptions::default() });
-    let mut run = TrainingStep::new(model, adapters, transform.map_err(lora_failure)?, seed)?;
+    let run = TrainingStep::new(model, adapters, transform.map_err(lora_failure)?, seed)?;
+    let mut run = run.keeping_activations(options.keep_activations);
     let Case { batch, sequence: seq, .. } = *case;
     let batches = Batches { vocabulary: subject.vocabulary, family: subject.family, batch, seq };
     let measured = measure(&mut run, &batches, options, device)?;
@@ -207,7 +211,7 @@ fn report(subject: &Subject, case: &Case, options: &Options, measured: &Measured
     json!({
         "preset": subject.preset, "name": subject.name, "method": options.method.name(), "batch": case.batch,
         "seq": case.sequence, "rank": case.rank, "dtype": options.dtype.to_string(),
-        "checkpoint_activations": options.checkpoint_activations, "dispatches_per_step": dispatches,
+        "checkpoint_activations": options.checkpoint_activations, "keep_activations": options.keep_activations, "dispatches_per_step": dispatches,
         "first_loss": measured.first_loss, "last_loss": measured.last_loss, "time": {
             "step": step.median, "step_min": step.low, "step_max": step.high, "host": host.median, "tokens_per_second": tokens / step.median,
             "peak_bytes": measured.after.peak_bytes, "bytes_in_use_before": measured.before.bytes_in_use,

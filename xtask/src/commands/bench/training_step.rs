@@ -13,6 +13,7 @@ pub struct TrainingStep<'a> {
     adapters: AdapterSet,
     optimizer: AdamW,
     transform: Box<dyn GradientTransform>,
+    keep_activations: bool,
     seed: u64,
     done: u64,
 }
@@ -26,12 +27,17 @@ impl<'a> TrainingStep<'a> {
     ) -> Outcome<Self> {
         let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
         transform.prepare(&adapters, &mut optimizer).map_err(lora_failure)?;
-        Ok(TrainingStep { model, adapters, optimizer, transform, seed, done: 0 })
+        Ok(TrainingStep { model, adapters, optimizer, transform, keep_activations: false, seed, done: 0 })
+    }
+
+    /// Whether it keeps what the backward pass would otherwise compute again.
+    pub fn keeping_activations(self, on: bool) -> Self {
+        TrainingStep { keep_activations: on, ..self }
     }
 
     /// One step; returns its loss, still on the device.
     pub fn run(&mut self, batch: &HostBatch) -> Outcome<Tensor> {
-        let tape = Tape::new();
+        let tape = Tape::new().keeping_activations(self.keep_activations);
         let batch = batch.to_device(self.model.device()).map_err(lora_failure)?;
         let dropout = DropoutSource { seed: self.seed, step: self.done };
         let (loss, mut gradients) = {

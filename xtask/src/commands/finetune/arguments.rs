@@ -132,6 +132,9 @@ pub struct Arguments {
     /// Compute each block again in the backward pass instead of keeping its activations.
     #[arg(long)]
     pub checkpoint_activations: bool,
+    /// Compute nothing again in the backward pass: with --dtype mixed a little faster, for more memory.
+    #[arg(long, conflicts_with = "checkpoint_activations")]
+    pub keep_activations: bool,
     /// f32: everything in f32. mixed: frozen weights and their inputs in 16 bits, on tensor cores where the device has them;
     /// sums, activations between the layers, adapters and optimizer in f32.
     #[arg(long, value_enum, default_value_t = Precision::F32)]

@@ -42,7 +42,9 @@ fn refusal(estimate: &MemoryEstimate, available: u64, arguments: &Arguments) -> 
         let accumulation = arguments.grad_accumulation * arguments.batch.div_ceil(fits) as u64;
         ways.push(format!("--batch {fits} --grad-accumulation {accumulation}"));
     }
-    if !arguments.checkpoint_activations {
+    if arguments.keep_activations {
+        ways.push("no --keep-activations".into());
+    } else if !arguments.checkpoint_activations {
         ways.push("--checkpoint-activations".into());
     }
     if arguments.dtype == super::Precision::F32 && !arguments.full.full {

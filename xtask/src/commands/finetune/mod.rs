@@ -191,6 +191,7 @@ fn training_options(
     let steps = options.steps(&*sources.training);
     options.schedule = arguments.learning_rates(steps);
     options.max_gradient_norm = (arguments.clip != 0.0).then_some(arguments.clip);
+    options.keep_activations = arguments.keep_activations;
     options.evaluate_every = Some(arguments.eval_every.unwrap_or(steps.div_ceil(EVALUATIONS).max(1)));
     options.save_every = arguments.save_every;
     options.on_nonfinite = arguments.on_nonfinite.into();
