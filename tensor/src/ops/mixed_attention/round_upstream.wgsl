@@ -81,7 +81,7 @@ fn upstream_at(row: u32, i: u32) -> vec4<f32> {
     return upstream[params.upstream_offset + row * vectors + min(i, vectors - 1u)];
 }
 
-// 1 for an output in tall tiles of a left operand.
+// 1 for an output in tiles of a left operand.
 override OUTPUT_TILED: u32;
 
 fn output_at(row: u32, i: u32) -> vec4<f32> {

@@ -62,7 +62,7 @@ pub(super) struct Config<'a> {
     pub aligned: bool,
     /// Results are rounded by the device, in place of integer arithmetic.
     pub native: bool,
-    /// So many of the matrices, the first ones, are written in tall tiles of left operands, the others in rows.
+    /// So many of the matrices, the first ones, are written in tiles of left operands, the others in rows.
     pub in_tiles: usize,
 }
 

@@ -25,7 +25,7 @@ const MIN_DEPTH_PER_PART: [usize; 2] = [128, 256];
 pub(in crate::ops) struct LowRankUpdate<'a> {
     pub left: &'a Tensor,
     pub right: &'a Tensor,
-    /// The left operand, and the right one or its transpose, whichever lies in rows, in tall tiles.
+    /// The left operand, and the right one or its transpose, whichever lies in rows, in tiles of right operands.
     pub in_tiles: Option<[&'a Tensor; 2]>,
     /// f32 `[1]` each, at the beginning of their storage.
     pub scales: [&'a Tensor; 2],
@@ -37,7 +37,7 @@ pub(in crate::ops) struct LowRankUpdate<'a> {
 pub(in crate::ops) struct ThinProduct<'a> {
     pub wide: &'a Tensor,
     pub thin: &'a Tensor,
-    /// The thin operand in tall tiles.
+    /// The thin operand in tiles of a right one.
     pub thin_in_tiles: Option<ThinInTiles<'a>>,
     /// f32 `[k]` each, powers of two: what the thin operand's rows are multiplied by.
     pub row_scales: Option<[&'a Tensor; 2]>,
@@ -45,7 +45,7 @@ pub(in crate::ops) struct ThinProduct<'a> {
     pub transposed: bool,
 }
 
-/// A thin operand, or its transpose, in tall tiles.
+/// A thin operand, or its transpose, in tiles of a right operand.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct ThinInTiles<'a> {
     pub kept: &'a Tensor,
@@ -56,7 +56,7 @@ pub(in crate::ops) struct ThinInTiles<'a> {
 #[derive(Clone)]
 pub(in crate::ops) struct Projected {
     pub values: Tensor,
-    /// The same in tall tiles, from the kernel that has them at hand.
+    /// The same in tiles of a right operand, from the kernel that has them at hand.
     pub in_tiles: Option<Tensor>,
 }
 

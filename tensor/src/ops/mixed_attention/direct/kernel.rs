@@ -42,7 +42,7 @@ pub(super) struct Config {
     pub head_dim: usize,
     /// Some keys are hidden by a mask.
     pub masked: bool,
-    /// The output is written in tall tiles of a left operand, not in rows.
+    /// The output is written in tiles of a left operand, not in rows.
     pub in_tiles: bool,
 }
 

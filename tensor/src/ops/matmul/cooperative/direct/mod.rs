@@ -2,13 +2,13 @@
 //! multiply instructions, without workgroup memory and without barriers.
 //!
 //! Two things make that fast. An invocation needs eight elements of each matrix of 16 x 16, and gets them with one read of 16
-//! bytes where they lie side by side; so both operands lie in tall tiles (`gpu/tiles.rs`): the right one is kept there, the left
-//! one is written there by the kernel that computes it, or brought there before the product. And every eight invocations, which the memory delivers to together, read from one line of 128 bytes, or two: as
-//! many lines as they touch, as many cycles a read takes. Elements are then told to be matrices by what WGSL cannot express
-//! (`gpu/registers.rs`).
+//! bytes where they lie side by side; so both operands lie in tiles (`gpu/tiles.rs`): the right one is kept there, the left
+//! one is written there by the kernel that computes it, or brought there before the product. And every eight invocations, which
+//! the memory delivers to together, read from one line of 128 bytes, or two: as many lines as they touch, as many cycles a read
+//! takes. Elements are then told to be matrices by what WGSL cannot express (`gpu/registers.rs`).
 //!
 //! On an NVIDIA H200, TFLOP/s, with the matrix's transpose / with the matrix: 385 / 383 at 4096³, 407 / 403 at 8192³, where
-//! kernels with workgroup memory reach 325 / 335 and 344 / 350. A read in rows, without tiles, gives 225 for both. What is left
+//! kernels with workgroup memory reach 325 / 335 and 344 / 350 (left operands packed before the product). A read in rows, without tiles, gives 225 for both. What is left
 //! is power: at 390 TFLOP/s the card draws the 700 W that it may. Two steps are in flight at a time: with three there are not
 //! enough registers (119), unless tiles have 48 columns (396, but few widths are multiples of 96).
 //!
@@ -159,7 +159,7 @@ impl Config {
     }
 }
 
-/// The left operand as the kernels read it, f16 in tall tiles, its rows padded with zeros to whole tiles of the result.
+/// The left operand as the kernels read it, f16 in tiles, its rows padded with zeros to whole tiles of the result.
 pub(in crate::ops::matmul) fn pack(gpu: &Gpu, product: &Product) -> Result<Tensor> {
     let Product { a, m, k, .. } = product;
     if m.is_multiple_of(TILE) && Tiles::Left(*k).hold(&a.tensor) {

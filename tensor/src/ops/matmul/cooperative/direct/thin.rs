@@ -1,4 +1,4 @@
-//! Thin products of matrices in tall tiles, in one launch each: an adapter's products with what its layer's products read as well.
+//! Thin products of matrices in tiles, in one launch each: an adapter's products with what its layer's products read as well.
 
 use super::thin_kernel::{Config, EXTENT, SHARE};
 use crate::device::Device;

@@ -1,5 +1,5 @@
 //! Writes the WGSL of thin products: of a matrix with a factor of a low rank, or of the matrix's transpose with one. Both
-//! operands lie in tall tiles.
+//! operands lie in tiles.
 //!
 //! A workgroup computes 32 rows (of the matrix, or of its transpose) by 32 columns (of the rank) from beginning to end: its
 //! subgroups share out the inner extent, two steps of 16 at a time, and add up what they found in workgroup memory. So the
